@@ -1,0 +1,50 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+ENGINE ?= docker
+REPOSITORY ?= us-docker.pkg.dev/sample/docker-repo
+TAG ?= latest
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: .venv/installed  ## Make .venv with everything, from the hashed lock
+
+.venv/installed: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## Run a caller and two producers here; Ctrl-C stops them
+	@$(BIN)/python demo.py
+
+test: setup  ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+images:  ## Build both images (ENGINE=podman, REPOSITORY=…, TAG=…)
+	$(ENGINE) build -f Dockerfile.caller -t $(REPOSITORY)/sample-caller:$(TAG) .
+	$(ENGINE) build -f Dockerfile.producer -t $(REPOSITORY)/sample-producer:$(TAG) .
+
+manifests:  ## Print what the two clusters get
+	@for place in caller-cluster producer-cluster; do echo "# $$place"; kubectl kustomize k8s/overlays/$$place; done
+
+locks: setup  ## Write the locks anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml --group dev -o requirements-dev.lock
+
+clean:  ## Remove what the other targets made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo test lint format images manifests locks clean

@@ -1,0 +1,392 @@
+"""One call to the producer, explained: `ProducerClient.call(message, target) -> Hop`."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, Self
+
+import aiohttp
+import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
+from httpx_aiohttp import AiohttpTransport
+
+from caller.dns import look_up
+from caller.metrics import HopMetrics
+from caller.outcome import (
+    BODILESS,
+    AnsweredBy,
+    Connection,
+    Hop,
+    Outcome,
+    Phase,
+    Phases,
+    ReplyTooLarge,
+    ack_of,
+    answerer,
+    crossing_of,
+    failure_of,
+    gateway_status,
+    metadata_of,
+    one_line,
+    reply_outcome,
+    server_timing,
+)
+from caller.settings import Settings
+from caller.target import Target
+from common import __version__
+from common.cluster import Identity
+from common.headers import header_map, masked, trace_context
+from common.messages import Headers, Message
+
+IDLE_SECONDS = 15
+"""How long an idle connection is kept: less than the producer's keep-alive and less than its drain on Kubernetes."""
+
+ConnectionMode = Literal["reuse", "fresh"]
+
+FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError, ReplyTooLarge)
+"""What a call may raise because of the other side or of what lies between. Anything else is a bug of ours."""
+
+
+class ProducerClient:
+    """Calls the producer. One per process: it holds the open connections."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        metrics: HopMetrics,
+        transports: Mapping[ConnectionMode, httpx.AsyncBaseTransport],
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.metrics = metrics
+        self.transports = transports
+        self.timeouts = {"connect": settings.connect_timeout_seconds}
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, settings: Settings, identity: Identity, metrics: HopMetrics) -> AsyncIterator[Self]:
+        """A client whose connections are closed at the end.
+
+        Two pools, because a ClusterSetIP is balanced per connection: one keeps connections, one never does.
+        """
+        tls = tls_context(settings)
+        async with AsyncExitStack() as stack:
+            lookups = ThreadPoolExecutor(32, thread_name_prefix="getaddrinfo")
+            stack.callback(lookups.shutdown, wait=False, cancel_futures=True)
+            transports: dict[ConnectionMode, httpx.AsyncBaseTransport] = {}
+            for mode in ("reuse", "fresh"):
+                session = await stack.enter_async_context(traced_session(mode, tls, lookups))
+                transports[mode] = AiohttpTransport(client=session, verify=tls)
+            yield cls(settings, identity, metrics, transports)
+
+    async def call(
+        self,
+        message: Message,
+        target: Target,
+        *,
+        connection: ConnectionMode = "reuse",
+        inbound: Mapping[str, str] | None = None,
+        caller_headers: Headers | None = None,
+    ) -> Hop:
+        """Send the message to the target, and say everything about it.
+
+        :param inbound: headers of the request this call is made for, lower-case; its trace context is passed on.
+        :param caller_headers: all of them, masked, for the hop.
+        :raises asyncio.CancelledError: whoever wanted the hop went away; counted as the outcome `cancelled`.
+        """
+        trace = Trace()
+        request = self.request(message, target, inbound or {})
+        body = b""
+        response: httpx.Response | None = None
+        error: BaseException | None = None
+        token = TRACE.set(trace)
+        try:
+            async with asyncio.timeout(self.settings.call_timeout_seconds):
+                response = await self.transports[connection].handle_async_request(request)
+                body = await self.read(response)
+        except FAILURES as failure:
+            error = failure
+        except asyncio.CancelledError:
+            self.metrics.cancelled(target, trace.seconds())
+            raise
+        finally:
+            TRACE.reset(token)
+            trace.finish()
+            if response is not None:
+                await response.aclose()
+        hop = self.hop(message, target, connection, trace, response, body, error, caller_headers or {})
+        self.metrics.observe(target, hop, reply_status=None if error or response is None else response.status_code)
+        return hop
+
+    def request(self, message: Message, target: Target, inbound: Mapping[str, str]) -> httpx.Request:
+        return httpx.Request(
+            "POST",
+            target.url,
+            headers={
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "content-type": "application/json",
+                "user-agent": f"sample-caller/{__version__}",
+                **trace_context(inbound),
+            },
+            content=message.model_dump_json(
+                by_alias=True, exclude_none=True, include=set(Message.model_fields)
+            ).encode(),
+            extensions={"timeout": self.timeouts},
+        )
+
+    async def read(self, response: httpx.Response) -> bytes:
+        """The whole body.
+
+        :raises ReplyTooLarge: it is larger than `MAX_REPLY_BYTES`; the rest is not read.
+        """
+        limit = self.settings.max_reply_bytes
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > limit:
+                raise ReplyTooLarge(f"the reply has more than {limit} bytes (MAX_REPLY_BYTES)")
+        return bytes(body)
+
+    def hop(
+        self,
+        message: Message,
+        target: Target,
+        connection: ConnectionMode,
+        trace: "Trace",
+        response: httpx.Response | None,
+        body: bytes,
+        error: BaseException | None,
+        caller_headers: Headers,
+    ) -> Hop:
+        returned = header_map((name.lower(), value) for name, value in response.headers.raw) if response else {}
+        ack = ack_of(body, message.id) if response else None
+        phases = trace.phases()
+        text: str | None = None
+        if error is not None or response is None:
+            outcome, text = failure_of(error or aiohttp.ServerDisconnectedError(), trace.open)
+            answered_by = AnsweredBy(who="caller", name="sample-caller", evidence=text)
+            status = gateway_status(outcome)
+        else:
+            answered_by = answerer(returned, body, ack)
+            outcome = reply_outcome(response.status_code, answered_by, ack)
+            status = gateway_status(outcome) if outcome is Outcome.BAD_REPLY else response.status_code
+            if outcome is not Outcome.OK:
+                text = reply_text(response.status_code, answered_by, returned, body, echoed=ack is not None)
+            if answered_by.who == "producer":
+                phases.producer_delay_millis, phases.producer_work_millis = server_timing(returned)
+                spent = (phases.producer_delay_millis or 0) + (phases.producer_work_millis or 0)
+                if phases.producer_work_millis is not None and phases.wait_millis is not None:
+                    phases.network_millis = round(max(phases.wait_millis - spent, 0), 3)
+        here, there = self.identity.metadata, metadata_of(returned, ack)
+        return Hop(
+            id=message.id,
+            received=ack.received if ack else None,
+            caller_headers=caller_headers,
+            producer_headers=masked(ack.headers) if ack else {},
+            caller_metadata=here,
+            producer_metadata=there,
+            status_code=status,
+            round_trip_time_millis=round(trace.seconds() * 1000, 3),
+            outcome=outcome,
+            answered_by=answered_by,
+            error=text,
+            target=target.name,
+            crossing=crossing_of(here, there),
+            fault_applied=ack.fault_applied if ack else None,
+            addresses=trace.addresses,
+            connection=Connection(mode=connection, **trace.connection),
+            phases=phases,
+            sent_headers=masked(trace.sent_headers),
+            returned_headers=returned,
+        )
+
+
+def reply_text(status: int, answered_by: AnsweredBy, headers: Headers, body: bytes, *, echoed: bool) -> str:
+    """One sentence on a reply that is not `ok`, with the start of the body unless it is the producer's echo."""
+    kind = ", ".join(headers.get("content-type", ["no content-type"]))
+    text = f"{answered_by.who} {answered_by.name} answered {status}"
+    if echoed:
+        return text
+    start = one_line(body[:800].decode("utf-8", "replace"))
+    return f"{text}, {kind}: {start}" if start or status not in BODILESS else text
+
+
+class Trace:
+    """When each phase of one call ended, and what the connection was.
+
+    The phases follow one another without a gap, so that they add up to the round trip.
+    """
+
+    __slots__ = ("addresses", "connection", "last", "millis", "open", "sent_headers", "started")
+
+    def __init__(self) -> None:
+        self.started = self.last = time.perf_counter()
+        self.open: Phase = "connect"
+        self.millis: dict[str, float] = {}
+        self.addresses: list[str] = []
+        self.connection: dict[str, Any] = {}
+        self.sent_headers: Headers = {}
+
+    def close(self, phase: Phase, then: Phase) -> None:
+        """The phase ended now; `then` is open from now on."""
+        now = time.perf_counter()
+        key = f"{phase}_millis"
+        self.millis[key] = self.millis.get(key, 0.0) + (now - self.last) * 1000
+        self.last = now
+        self.open = then
+
+    def finish(self) -> None:
+        self.close(self.open, self.open)
+
+    def seconds(self) -> float:
+        return self.last - self.started
+
+    def phases(self) -> Phases:
+        return Phases.model_validate({name: round(millis, 3) for name, millis in self.millis.items()})
+
+    def connected_over(self, transport: asyncio.Transport | None) -> None:
+        """Take the addresses while there is a transport: aiohttp lets go of it once the body is read."""
+        if transport is None:
+            return
+        self.connection["local_address"] = address_text(transport.get_extra_info("sockname"))
+        self.connection["peer_address"] = address_text(transport.get_extra_info("peername"))
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.connection["tls_version"] = tls.version()
+            self.connection["tls_peer_name"] = peer_name(tls.getpeercert() or {})
+
+
+TRACE: ContextVar[Trace] = ContextVar("trace")
+"""The trace of the call that the current task makes; httpx has no way to hand one down to aiohttp's signals."""
+
+
+def address_text(address: Any) -> str | None:
+    if not address:
+        return None
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer_name(certificate: Mapping[str, Any]) -> str | None:
+    """The first name of a verified certificate: a DNS or URI subject alternative name, else the common name."""
+    for kind, name in certificate.get("subjectAltName", ()):
+        if kind in ("DNS", "URI", "IP Address"):
+            return str(name)
+    return next(
+        (str(value) for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), None
+    )
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """One context for all calls: making one takes tens of ms, which would look like network time."""
+    if any(target.url.scheme == "https" for target in settings.targets):
+        context = TimedTLS(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_default_certs()
+        return context
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class TimedTLS(ssl.SSLContext):
+    """aiohttp has no signal between TCP and TLS; the handshake's start is when a connection is wrapped."""
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        if (trace := TRACE.get(None)) is not None:
+            trace.close("connect", "tls")
+        return super().wrap_bio(*args, **kwargs)
+
+
+def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: ThreadPoolExecutor) -> aiohttp.ClientSession:
+    """A session of aiohttp that writes into the current `TRACE`. No DNS cache: each connection asks anew."""
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        ssl=tls,
+        resolver=TracedResolver(lookups),
+        use_dns_cache=False,
+        # aiohttp takes no keep-alive time together with `force_close`, not even its default.
+        **({"force_close": True} if mode == "fresh" else {"keepalive_timeout": IDLE_SECONDS}),
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        connector_owner=True,
+        response_class=TracedResponse,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        trace_configs=[trace_config()],
+    )
+
+
+class TracedResolver(AbstractResolver):
+    """getaddrinfo, as any program in the pod does, in threads of its own: a silent DNS server holds one for 10 s."""
+
+    def __init__(self, lookups: ThreadPoolExecutor) -> None:
+        self.lookups = lookups
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+        found = await look_up(host, port, self.lookups)
+        TRACE.get().addresses = list(dict.fromkeys(address[0] for _, address in found))
+        return [
+            ResolveResult(hostname=host, host=address[0], port=port, family=kind, proto=0, flags=0)
+            for kind, address in found
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class TracedResponse(aiohttp.ClientResponse):
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Called when the request is being sent; the only place where aiohttp shows the connection."""
+        trace = TRACE.get()
+        trace.connected_over(connection.transport)
+        response = await super().start(connection)
+        if self.version is not None:
+            trace.connection["http_version"] = f"{self.version.major}.{self.version.minor}"
+        return response
+
+
+def trace_config() -> aiohttp.TraceConfig:
+    """aiohttp's signals, in the order of a call, each closing a phase."""
+
+    async def dns_start(*_: Any) -> None:
+        TRACE.get().open = "dns"
+
+    async def dns_end(*_: Any) -> None:
+        TRACE.get().close("dns", "connect")
+
+    async def connection_made(*_: Any) -> None:
+        trace = TRACE.get()
+        trace.connection["reused"] = False
+        trace.close(trace.open, "send")
+
+    async def connection_reused(*_: Any) -> None:
+        trace = TRACE.get()
+        trace.connection["reused"] = True
+        trace.open = "send"
+
+    async def headers_sent(_: Any, __: Any, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
+        trace = TRACE.get()
+        for name, value in sent.headers.items():
+            trace.sent_headers.setdefault(name.lower(), []).append(value)
+        trace.close("send", "wait")
+
+    async def chunk_sent(*_: Any) -> None:
+        TRACE.get().close("send", "wait")
+
+    async def reply_started(*_: Any) -> None:
+        TRACE.get().close("wait", "body")
+
+    config = aiohttp.TraceConfig()
+    config.on_dns_resolvehost_start.append(dns_start)
+    config.on_dns_resolvehost_end.append(dns_end)
+    config.on_connection_create_end.append(connection_made)
+    config.on_connection_reuseconn.append(connection_reused)
+    config.on_request_headers_sent.append(headers_sent)
+    config.on_request_chunk_sent.append(chunk_sent)
+    config.on_request_end.append(reply_started)
+    return config

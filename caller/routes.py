@@ -1,0 +1,112 @@
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field
+
+from caller.outcome import BODILESS, Hop
+from caller.producer_client import ProducerClient
+from caller.settings import Settings
+from caller.target import Target
+from common.client import CLIENT_CLOSED_REQUEST, hang_up
+from common.headers import header_map
+from common.messages import Message
+from common.problems import PROBLEM_RESPONSES, FieldError, Refused
+from common.service import within_limits
+
+router = APIRouter(tags=["messages"])
+
+
+class CallerMessage(Message):
+    """What the caller is asked: the message, and how to call."""
+
+    target: str | None = Field(
+        default=None, description="one of the addresses that settings allow; default: PRODUCER_URL"
+    )
+    connection: Literal["reuse", "fresh"] = Field(
+        default="reuse", description="`fresh`: a new connection, so that a ClusterSetIP may choose another pod"
+    )
+
+
+async def client_of(request: Request) -> ProducerClient:
+    client: ProducerClient = request.state.client
+    return client
+
+
+Client = Annotated[ProducerClient, Depends(client_of)]
+
+
+@router.post(
+    "/caller/messages",
+    response_model=Hop,
+    responses=PROBLEM_RESPONSES,
+    summary="Call the producer once; 200 with everything learnt, whatever came of it",
+)
+async def call_producer(
+    message: CallerMessage,
+    request: Request,
+    client: Client,
+    pass_through: Annotated[
+        bool, Query(alias="passThrough", description="answer with the status of the hop instead of 200")
+    ] = False,
+) -> Response:
+    within_limits(message, client.settings)
+    target = allowed(message.target, client.settings)
+    hop = await while_client_waits(request, client, message, target)
+    if hop is None:
+        request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST, outcome="cancelled")
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    request.scope["observed"].update(
+        outcome=hop.outcome.value, peerCluster=hop.producer_metadata.cluster_name if hop.producer_metadata else None
+    )
+    status = hop.status_code if pass_through else 200
+    body = b"" if status in BODILESS else hop.model_dump_json(by_alias=True)
+    return Response(body, status, media_type=None if status in BODILESS else "application/json")
+
+
+def allowed(name: str | None, settings: Settings) -> Target:
+    """The target of that name; the first when none is named.
+
+    :raises Refused: 422 with the list of what is allowed: no host from a request is ever called.
+    """
+    if name is None:
+        return settings.producer_url
+    for target in settings.targets:
+        if name in (target.name, target.host, f"{target.host}:{target.port}"):
+            return target
+    names = ", ".join(target.name for target in settings.targets)
+    raise Refused(422, [FieldError(field="target", value=name[:100], message=f"not allowed; allowed are: {names}")])
+
+
+async def while_client_waits(
+    request: Request, client: ProducerClient, message: CallerMessage, target: Target
+) -> Hop | None:
+    """The hop; None if whoever asked hung up first, and then the call is cancelled."""
+    call = asyncio.create_task(
+        client.call(
+            message,
+            target,
+            connection=message.connection,
+            inbound=inbound_headers(request),
+            caller_headers=header_map(request.scope["headers"]),
+        )
+    )
+    gone = asyncio.create_task(hang_up(request))
+    try:
+        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await call if call.done() else None
+    finally:
+        for task in (call, gone):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def inbound_headers(request: Request) -> Mapping[str, str]:
+    """Lower-case names, the values of one name joined; with the request id that this request goes by in the log."""
+    joined: dict[str, str] = {}
+    for name, value in request.headers.items():
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined | {"x-request-id": request.scope["request_id"]}

@@ -1,0 +1,83 @@
+"""Request headers: which are passed on, and which values nobody may see."""
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from uuid import uuid4
+
+from common.messages import Headers
+
+TRACE_CONTEXT = frozenset(
+    (
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "b3",
+        "x-b3-traceid",
+        "x-b3-spanid",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-flags",
+        "x-request-id",
+        "x-cloud-trace-context",
+        "x-ot-span-context",
+    )
+)
+"""Passed from the request of the caller's client to the producer: W3C, B3, Envoy, Google Cloud, OpenTracing."""
+
+SECRET = frozenset(
+    (
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+        "x-goog-iap-jwt-assertion",
+        "x-serverless-authorization",
+        "x-forwarded-access-token",
+        "x-auth-request-access-token",
+        "x-amzn-oidc-data",
+        "x-api-key",
+        "x-goog-api-key",
+        "x-csrf-token",
+    )
+)
+MASK = "***"
+
+_TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?$")
+_REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
+
+
+def header_map(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """`name -> [values]`, names in lower case, values of one name in the order they came; secrets masked."""
+    headers: Headers = {}
+    for name, value in raw:
+        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return masked(headers)
+
+
+def masked(headers: Headers) -> Headers:
+    return {name: [MASK] * len(values) if name in SECRET else values for name, values in headers.items()}
+
+
+def trace_context(inbound: Mapping[str, str]) -> dict[str, str]:
+    """The trace context to pass on; a missing or malformed `traceparent` is created, as is `x-request-id`.
+
+    `inbound` has lower-case names. A `traceparent` is discarded with its `tracestate` when it is malformed, as W3C
+    Trace Context (https://www.w3.org/TR/trace-context/#traceparent-header) wants.
+    """
+    context = {name: value for name, value in inbound.items() if name in TRACE_CONTEXT}
+    if not _TRACEPARENT.match(context.get("traceparent", "")):
+        context.pop("tracestate", None)
+        context["traceparent"] = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    context["x-request-id"] = request_id(context.get("x-request-id"))
+    return context
+
+
+def request_id(inbound: str | None) -> str:
+    """The request id that came in, if it is printable ASCII of at most 128 characters, else a new one."""
+    return inbound if inbound and _REQUEST_ID.match(inbound) else str(uuid4())
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    match = _TRACEPARENT.match(traceparent or "")
+    return match[1] if match else None

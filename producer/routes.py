@@ -1,0 +1,75 @@
+import asyncio
+import time
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from common.client import CLIENT_CLOSED_REQUEST, hang_up
+from common.headers import header_map
+from common.messages import Message, MessageAck
+from common.problems import PROBLEM_RESPONSES
+from common.service import Service, within_limits
+from producer.faults import Faults
+
+router = APIRouter(tags=["messages"])
+
+BODILESS = frozenset((204, 205, 304))
+"""Statuses whose reply has no content (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
+
+
+async def service_of(request: Request) -> Service:
+    service: Service = request.state.service
+    return service
+
+
+async def faults_of(request: Request) -> Faults:
+    faults: Faults = request.state.faults
+    return faults
+
+
+@router.post(
+    "/producer/messages",
+    response_model=MessageAck,
+    responses={
+        **PROBLEM_RESPONSES,
+        204: {"description": "also 205 and 304, when asked for: no body, identity in headers"},
+    },
+    summary="Echo, after `delay` ms, with the status `responseCode`",
+)
+async def receive_message(
+    message: Message,
+    request: Request,
+    service: Annotated[Service, Depends(service_of)],
+    faults: Annotated[Faults, Depends(faults_of)],
+) -> Response:
+    within_limits(message, service.settings)
+    fault_applied = faults.apply(message, service.identity.metadata)
+    if fault_applied and message.delay and not await delayed(request, message.delay / 1000):
+        request.scope["observed"]["status"] = CLIENT_CLOSED_REQUEST
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    status = message.response_code if fault_applied else 200
+    if status in BODILESS:
+        return Response(status_code=status)
+    ack = MessageAck(
+        id=message.id,
+        received=message.payload,
+        headers=header_map(request.scope["headers"]),
+        metadata=service.identity.metadata,
+        fault_applied=fault_applied,
+    )
+    return Response(ack.model_dump_json(by_alias=True), status, media_type="application/json")
+
+
+async def delayed(request: Request, seconds: float) -> bool:
+    """Wait, but no longer than the client does; false if it hung up. The time spent is kept for the stamp."""
+    started = time.perf_counter()
+    hung_up = asyncio.create_task(hang_up(request))
+    try:
+        done, _ = await asyncio.wait({hung_up}, timeout=seconds)
+        return not done
+    finally:
+        hung_up.cancel()
+        with suppress(asyncio.CancelledError):
+            await hung_up
+        request.scope["injected_delay_seconds"] = time.perf_counter() - started

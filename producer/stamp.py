@@ -1,0 +1,43 @@
+"""Every reply says that the producer made it, which producer, and where its time went; error replies too."""
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.cluster import Identity
+
+ANSWERED_BY = (b"x-answered-by", b"sample-producer")
+
+
+class Stamp:
+    """Adds three headers, to all replies but those uvicorn makes itself to what is not HTTP.
+
+    - `x-answered-by: sample-producer`: without it, a reply came from a proxy;
+    - `x-producer-metadata`: the identity as JSON, for replies that may have no body (204, 205, 304);
+    - `server-timing`: `delay` (injected) and `work` (the rest), in ms (https://www.w3.org/TR/server-timing/).
+    """
+
+    def __init__(self, app: ASGIApp, identity: Identity) -> None:
+        self.app = app
+        self.identity = identity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def stamp_start(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                delay = scope.get("injected_delay_seconds", 0.0)
+                work = time.perf_counter() - started - delay
+                timing = f"delay;dur={delay * 1000:.3f}, work;dur={work * 1000:.3f}"
+                message["headers"] = [
+                    *message["headers"],
+                    ANSWERED_BY,
+                    (b"x-producer-metadata", self.identity.header),
+                    (b"server-timing", timing.encode()),
+                ]
+            await send(message)
+
+        await self.app(scope, receive, stamp_start)

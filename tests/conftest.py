@@ -1,0 +1,29 @@
+import os
+from collections.abc import Generator
+
+import pytest
+
+CENTRAL = {"CLUSTER_NAME": "producer-cluster", "CLUSTER_LOCATION": "us-central1", "ZONE": "us-central1-b"}
+WEST = {"CLUSTER_NAME": "caller-cluster", "CLUSTER_LOCATION": "us-west1", "ZONE": "us-west1-a"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings come from the test, not from where it runs."""
+    for name in (*WEST, "PORT", "HOST", "PRODUCER_URL", "COMPARE_URLS", "POD_NAME", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With REQUIRE_ALL, as in CI, a skipped test is a failed one: everything it needs should be there."""
+    report = yield
+    if report.skipped and os.environ.get("REQUIRE_ALL") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and REQUIRE_ALL is set: {report.longrepr}"
+    return report

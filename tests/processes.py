@@ -1,0 +1,84 @@
+"""The services as real processes, on free ports of loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+READY_SECONDS = 20.0
+
+PRODUCER = ("producer",)
+CALLER = ("caller", "serve")
+QUIET = {"GCE_METADATA_HOST": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0", "LOG_FORMAT": "json"}
+
+
+class Service:
+    """A running service: `url`, `process`, and what it has printed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, output: IO[bytes]) -> None:
+        self.process = process
+        self.url = url
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        return Path(self._output.name).read_text()
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/actuator/health/readiness", trust_env=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(f"not ready (status {self.process.poll()}):\n{self.output}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
+        """Send the signal and wait; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(module: Sequence[str], environment: Mapping[str, str], prefix: Sequence[str] = ()) -> Service:
+    """Start a service without waiting for it. `prefix`: a command to run it under."""
+    port = environment.get("PORT") or str(free_port())
+    output = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - lives as long as the service
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-m", *module],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **QUIET, "PORT": port, **environment},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+    return Service(process, f"http://127.0.0.1:{port}", output)
+
+
+@contextmanager
+def running(module: Sequence[str], **environment: str) -> Iterator[Service]:
+    """A service that is ready; killed at the end if the test has not stopped it."""
+    service = start(module, environment)
+    try:
+        service.wait_ready()
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait(10)

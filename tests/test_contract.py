@@ -1,0 +1,284 @@
+"""The HTTP contract: tables of what is accepted and what is refused, over ASGI and, for hang-ups, over sockets."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.servers import caller_app, in_process, producer_app, producing, serving
+
+JSON = {"content-type": "application/json"}
+ORIGINAL_METADATA = {"clusterName", "clusterLocation", "hostName", "ipAddress", "zone", "region"}
+
+ACCEPTED: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"payload": "test"}, {"received": "test"}),
+    ({"id": "1", "payload": "test", "delay": "10", "responseCode": 200}, {"id": "1"}),
+    ({"id": 1, "payload": "test", "responseCode": "200"}, {"id": "1"}),
+    ({"payload": ""}, {"received": ""}),
+    ({"payload": "\u00e4\U0001f600\x00\n"}, {"received": "\u00e4\U0001f600\x00\n"}),
+    ({"payload": "x" * 65_536}, {"received": "x" * 65_536}),
+    ({"payload": "test", "faultRate": 0.5, "only": {}}, {"received": "test"}),
+    ({"payload": "test", "only": None}, {"faultApplied": True}),
+    ({"payload": "test", "only": {"clusterName": "producer-cluster"}}, {"faultApplied": True}),
+    ({"payload": "test", "only": {"clusterName": "elsewhere"}}, {"faultApplied": False}),
+)
+
+
+@pytest.mark.parametrize(("body", "expected"), ACCEPTED)
+async def test_the_producer_accepts(body: dict[str, Any], expected: dict[str, Any]) -> None:
+    async with in_process(producer_app()) as client:
+        response = await client.post("/producer/messages", json=body)
+    answer = response.json()
+    assert response.status_code == 200
+    assert expected.items() <= answer.items()
+    assert {"id", "received", "headers", "metadata"} <= answer.keys()
+    assert answer["metadata"].keys() >= ORIGINAL_METADATA
+    assert answer["headers"]["host"] == ["test"]
+
+
+REFUSED: tuple[tuple[int, str, bytes | str, str], ...] = (
+    # status, field named in the problem, body, a part of the detail
+    (422, "payload", "{}", "Field required"),
+    (422, "payload", '{"payload": 1}', "valid string, got 1"),
+    (422, "payload", '{"payload": null}', "got null"),
+    (422, "payload", '{"payload": "\\ud800"}', "half a surrogate pair"),
+    (413, "payload", json.dumps({"payload": "x" * 65_537}), "65537 bytes of UTF-8 are more than 65536"),
+    (413, "payload", json.dumps({"payload": "\u00e4" * 32_769}), "65538 bytes"),
+    (422, "id", '{"payload": "a", "id": "' + "x" * 129 + '"}', "at most 128"),
+    (422, "id", '{"payload": "a", "id": {}}', "got {}"),
+    (422, "delay", '{"payload": "a", "delay": -1}', "greater than or equal to 0, got -1"),
+    (422, "delay", '{"payload": "a", "delay": 60001}', "at most 60000 (MAX_DELAY_MILLIS), got 60001"),
+    (422, "delay", '{"payload": "a", "delay": "1s"}', 'got "1s"'),
+    (422, "delay", '{"payload": "a", "delay": 1.5}', "whole number, got 1.5"),
+    (422, "delay", '{"payload": "a", "delay": true}', "whole number, got true"),
+    (422, "delay", '{"payload": "a", "delay": ' + "9" * 400 + "}", "delay: "),
+    (422, "responseCode", '{"payload": "a", "responseCode": 199}', "got 199"),
+    (422, "responseCode", '{"payload": "a", "responseCode": 600}', "less than or equal to 599, got 600"),
+    (422, "responseCode", '{"payload": "a", "responseCode": null}', "got null"),
+    (422, "faultRate", '{"payload": "a", "faultRate": 1.01}', "less than or equal to 1"),
+    (422, "faultRate", '{"payload": "a", "faultRate": NaN}', "finite number"),
+    (422, "only", '{"payload": "a", "only": "x"}', 'got "x"'),
+    (422, "only.cluster", '{"payload": "a", "only": {"cluster": "x"}}', "there is no such field"),
+    (422, "responsecode", '{"payload": "a", "responsecode": 500}', "there is no such field"),
+    (422, "body", "{", "not JSON at character 1"),
+    (422, "body", "[]", "got []"),
+    (422, "body", "null", "body"),
+    (422, "body", "", "Field required"),
+)
+
+
+@pytest.mark.parametrize(("status", "field", "body", "text"), REFUSED)
+@pytest.mark.parametrize("service", ["producer", "caller"])
+async def test_bad_input_is_a_problem_that_names_the_field(
+    service: str, status: int, field: str, body: str, text: str
+) -> None:
+    app = producer_app() if service == "producer" else caller_app("127.0.0.1:1")
+    async with in_process(app) as client:
+        response = await client.post(f"/{service}/messages", content=body, headers=JSON)
+    problem = response.json()
+    assert response.status_code == problem["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert field in [error["field"] for error in problem["errors"]]
+    assert text in problem["detail"]
+    assert len(response.content) < 1500
+    assert (response.headers.get("x-answered-by") == "sample-producer") == (service == "producer")
+
+
+UNREADABLE: tuple[tuple[int, dict[str, str], bytes, str], ...] = (
+    (415, {"content-type": "text/plain"}, b'{"payload": "a"}', "content-type is text/plain"),
+    (415, {}, b'{"payload": "a"}', "content-type is not given"),
+    (422, JSON, b'{"payload": "\xff"}', "could not be read as JSON in UTF-8"),
+    (422, JSON, b"[" * 100_000, "could not be read as JSON"),
+    (413, JSON, b" " * 409_601, "the body has 409601 bytes; the limit is 409600"),
+)
+
+
+@pytest.mark.parametrize(("status", "headers", "body", "text"), UNREADABLE)
+@pytest.mark.parametrize("service", ["producer", "caller"])
+async def test_an_unreadable_body_is_a_problem(
+    service: str, status: int, headers: dict[str, str], body: bytes, text: str
+) -> None:
+    app = producer_app() if service == "producer" else caller_app("127.0.0.1:1")
+    async with in_process(app) as client:
+        response = await client.post(f"/{service}/messages", content=body, headers=headers)
+    assert response.status_code == response.json()["status"] == status
+    assert text in response.json()["detail"]
+
+
+async def test_a_body_of_unknown_length_is_limited_too() -> None:
+    async def chunks() -> Any:
+        for _ in range(10):
+            yield b" " * 65_536
+
+    async with producing() as url, httpx.AsyncClient(trust_env=False) as client:
+        response = await client.post(f"{url}/producer/messages", content=chunks(), headers=JSON)
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-answered-by"] == "sample-producer"
+
+
+@pytest.mark.parametrize("service", ["producer", "caller"])
+async def test_an_unknown_path_is_404_and_a_wrong_method_405(service: str) -> None:
+    app = producer_app() if service == "producer" else caller_app("127.0.0.1:1")
+    async with in_process(app) as client:
+        for method in ("GET", "POST", "DELETE"):
+            unknown = await client.request(method, "/unknown")
+            assert (unknown.status_code, unknown.json()["detail"]) == (404, "nothing at /unknown")
+            assert unknown.headers["content-type"] == "application/problem+json"
+        wrong = await client.get(f"/{service}/messages")
+        assert (wrong.status_code, wrong.json()["status"], wrong.headers["allow"]) == (405, 405, "POST")
+
+
+async def test_the_caller_answers_200_with_the_originals_keys() -> None:
+    async with producing() as url, in_process(caller_app(url)) as client:
+        response = await client.post("/caller/messages", json={"id": "1", "payload": "test", "responseCode": 503})
+    hop = response.json()
+    assert response.status_code == 200
+    assert (hop["id"], hop["received"], hop["statusCode"]) == ("1", "test", 503)
+    assert hop["callerMetadata"].keys() == hop["producerMetadata"].keys() > ORIGINAL_METADATA
+    assert hop["producerMetadata"]["clusterName"] == "producer-cluster"
+    assert hop["callerHeaders"]["host"] == ["test"]
+    assert hop["producerHeaders"]["host"] == [url.removeprefix("http://")]
+    assert isinstance(hop["roundTripTimeMillis"], float)
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 404, 503])
+async def test_pass_through_answers_with_the_status_of_the_hop(status: int) -> None:
+    async with producing() as url, in_process(caller_app(url)) as client:
+        body = {"payload": "test", "responseCode": status}
+        response = await client.post("/caller/messages?passThrough=true", json=body)
+    assert response.status_code == status
+    assert (response.content == b"") == (status in (204, 304))
+
+
+async def test_pass_through_of_a_failed_exchange_is_a_gateways_status() -> None:
+    async with in_process(caller_app("127.0.0.1:1")) as client:
+        response = await client.post("/caller/messages?passThrough=true", json={"payload": "test"})
+    assert (response.status_code, response.json()["outcome"]) == (502, "refused")
+
+
+async def test_pass_through_that_is_no_boolean_is_refused() -> None:
+    async with in_process(caller_app("127.0.0.1:1")) as client:
+        response = await client.post("/caller/messages?passThrough=perhaps", json={"payload": "test"})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "passThrough"
+
+
+async def test_a_target_of_the_list_is_called_and_any_other_refused() -> None:
+    async with producing() as url, in_process(caller_app("127.0.0.1:1", url)) as client:
+        chosen = await client.post("/caller/messages", json={"payload": "test", "target": url})
+        foreign = await client.post("/caller/messages", json={"payload": "test", "target": "http://169.254.169.254"})
+    assert chosen.json()["outcome"] == "ok"
+    assert foreign.status_code == 422
+    assert f"allowed are: http://127.0.0.1:1, {url}" in foreign.json()["detail"]
+
+
+async def test_target_and_connection_do_not_reach_the_producer() -> None:
+    """It would refuse fields that it does not know."""
+    async with producing() as url, in_process(caller_app(url)) as client:
+        body = {"payload": "test", "target": url, "connection": "fresh", "faultRate": 0.5, "only": {"zone": "x"}}
+        response = await client.post("/caller/messages", json=body)
+    assert response.json()["outcome"] == "ok"
+    assert response.json()["connection"]["mode"] == "fresh"
+    assert response.json()["faultApplied"] is False
+
+
+async def test_secrets_are_masked_wherever_headers_are_shown() -> None:
+    secrets = {"authorization": "Bearer hidden", "cookie": "session=hidden", "x-goog-iap-jwt-assertion": "hidden"}
+    async with producing() as url, in_process(caller_app(url)) as client:
+        hop = await client.post("/caller/messages", json={"payload": "test"}, headers=secrets)
+        async with httpx.AsyncClient(trust_env=False) as direct:
+            ack = await direct.post(f"{url}/producer/messages", json={"payload": "test"}, headers=secrets)
+    assert "hidden" not in hop.text + ack.text
+    assert hop.json()["callerHeaders"]["authorization"] == ["***"]
+    assert ack.json()["headers"]["cookie"] == ["***"]
+
+
+async def test_the_request_id_goes_all_the_way() -> None:
+    async with producing() as url, in_process(caller_app(url)) as client:
+        response = await client.post("/caller/messages", json={"payload": "test"}, headers={"x-request-id": "abc"})
+    assert response.headers["x-request-id"] == "abc"
+    assert response.json()["producerHeaders"]["x-request-id"] == ["abc"]
+    assert response.json()["returnedHeaders"]["x-request-id"] == ["abc"]
+
+
+async def test_every_reply_of_the_producer_is_stamped() -> None:
+    async with producing() as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        replies = [
+            await client.post("/producer/messages", json={"payload": "a", "delay": 50, "responseCode": 500}),
+            await client.post("/producer/messages", json={"payload": "a", "responseCode": 204}),
+            await client.post("/producer/messages", json={}),
+            await client.get("/unknown"),
+            await client.get("/actuator/health/readiness"),
+        ]
+    for reply in replies:
+        assert reply.headers["x-answered-by"] == "sample-producer"
+        assert json.loads(reply.headers["x-producer-metadata"])["clusterName"] == "producer-cluster"
+        assert reply.headers["server-timing"].startswith("delay;dur=")
+    delay = float(replies[0].headers["server-timing"].split(",")[0].removeprefix("delay;dur="))
+    assert 50 <= delay < 150
+
+
+async def test_a_client_that_hangs_up_ends_the_producers_delay() -> None:
+    app = producer_app()
+    async with serving(app) as url, httpx.AsyncClient(trust_env=False, timeout=0.2) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(f"{url}/producer/messages", json={"payload": "a", "delay": 30_000})
+        await asyncio.sleep(0.3)
+        metrics = (await client.get(f"{url}/metrics", timeout=5)).text
+    assert 'http_response_status_code="499"' in metrics
+
+
+async def test_a_client_that_hangs_up_ends_the_callers_call() -> None:
+    async with (
+        producing() as producer,
+        serving(caller_app(producer)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=0.3) as client,
+    ):
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(f"{url}/caller/messages", json={"payload": "a", "delay": 30_000})
+        await asyncio.sleep(0.3)
+        assert 'outcome="cancelled"' in (await client.get(f"{url}/metrics", timeout=5)).text
+        assert 'http_response_status_code="499"' in (await client.get(f"{producer}/metrics", timeout=5)).text
+
+
+async def test_over_the_load_limit_is_503_with_retry_after_and_health_is_still_answered() -> None:
+    async with producing(max_in_flight=2) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        slow = [
+            asyncio.create_task(client.post("/producer/messages", json={"payload": "a", "delay": 500}))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0.2)
+        refused = await client.post("/producer/messages", json={"payload": "a"})
+        ready = await client.get("/actuator/health/readiness")
+        metrics = await client.get("/metrics")
+        assert [reply.status_code for reply in await asyncio.gather(*slow)] == [200, 200]
+        after = await client.post("/producer/messages", json={"payload": "a"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "the limit is 2 (MAX_IN_FLIGHT)" in refused.json()["detail"]
+    assert refused.headers["x-answered-by"] == "sample-producer"
+    assert (ready.status_code, metrics.status_code, after.status_code) == (200, 200, 200)
+
+
+async def test_an_overloaded_producer_is_an_error_of_the_producer() -> None:
+    async with (
+        producing(max_in_flight=1) as producer,
+        in_process(caller_app(producer)) as client,
+        httpx.AsyncClient(trust_env=False) as direct,
+    ):
+        slow = asyncio.create_task(direct.post(f"{producer}/producer/messages", json={"payload": "a", "delay": 500}))
+        await asyncio.sleep(0.2)
+        hop = (await client.post("/caller/messages", json={"payload": "a"})).json()
+        await slow
+    assert (hop["outcome"], hop["statusCode"]) == ("http_error", 503)
+    assert hop["producerMetadata"]["clusterName"] == "producer-cluster"
+
+
+async def test_a_delay_is_as_long_as_asked_for() -> None:
+    async with in_process(producer_app()) as client:
+        started = time.perf_counter()
+        await client.post("/producer/messages", json={"payload": "a", "delay": "200"})
+    assert 0.2 <= time.perf_counter() - started < 1

@@ -1,0 +1,418 @@
+"""Every outcome, provoked with real sockets. Those of DNS are in test_two_clusters.py, with a real DNS server."""
+
+import asyncio
+import socket
+import ssl
+import struct
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from caller.outcome import Hop, Outcome
+from caller.producer_client import ProducerClient
+from common.messages import Message
+from tests.processes import free_port
+from tests.servers import calling, http_reply, listening, producing, read_request, replying, swallowing
+
+MESSAGE = Message(payload="test")
+PHASES = ("dns_millis", "connect_millis", "tls_millis", "send_millis", "wait_millis", "body_millis")
+
+
+async def hop_to(url: str, message: Message = MESSAGE, **settings: float) -> Hop:
+    async with calling(url, **settings) as client:
+        hop = await client.call(message, client.settings.producer_url)
+    assert_adds_up(hop)
+    return hop
+
+
+def assert_adds_up(hop: Hop) -> None:
+    spent = sum(getattr(hop.phases, name) or 0 for name in PHASES)
+    assert spent == pytest.approx(hop.round_trip_time_millis, abs=0.01)
+
+
+async def test_the_producer_answers() -> None:
+    async with producing() as url:
+        hop = await hop_to(url)
+    assert (hop.outcome, hop.status_code, hop.error) == (Outcome.OK, 200, None)
+    assert hop.received == "test"
+    assert hop.answered_by.who == "producer"
+    assert hop.answered_by.evidence == "x-answered-by: sample-producer"
+    assert hop.producer_metadata is not None
+    assert hop.producer_metadata.cluster_name == "producer-cluster"
+    assert (hop.crossing.cluster, hop.crossing.zone, hop.crossing.region) == (True, True, True)
+    assert hop.connection.peer_address == url.removeprefix("http://")
+
+
+@pytest.mark.parametrize("status", [400, 404, 418, 499, 500, 502, 503, 504, 599])
+async def test_an_error_of_the_producer_keeps_its_identity(status: int) -> None:
+    async with producing() as url:
+        hop = await hop_to(url, Message(payload="test", response_code=status))
+    assert (hop.outcome, hop.status_code) == (Outcome.HTTP_ERROR, status)
+    assert hop.producer_metadata is not None
+    assert hop.producer_metadata.cluster_name == "producer-cluster"
+    assert hop.received == "test"
+    assert hop.producer_headers["user-agent"][0].startswith("sample-caller/")
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+async def test_a_reply_without_a_body_is_understood(status: int) -> None:
+    async with producing() as url:
+        hop = await hop_to(url, Message(payload="test", response_code=status))
+    assert (hop.outcome, hop.status_code, hop.received) == (Outcome.OK, status, None)
+    assert hop.producer_metadata is not None
+    assert hop.producer_metadata.pod_name == "sample-producer-v1-0"
+
+
+@pytest.mark.parametrize("status", [201, 299, 300, 302, 307])
+async def test_a_redirect_or_another_success_is_not_followed_and_ok(status: int) -> None:
+    async with producing() as url:
+        hop = await hop_to(url, Message(payload="test", response_code=status))
+    assert (hop.outcome, hop.status_code, hop.received) == (Outcome.OK, status, "test")
+
+
+async def test_a_refusal_by_the_producer_says_why() -> None:
+    async with producing(max_delay_millis=10) as url:
+        hop = await hop_to(url, Message(payload="test", delay=11))
+    assert (hop.outcome, hop.status_code) == (Outcome.HTTP_ERROR, 422)
+    assert hop.error is not None
+    assert "MAX_DELAY_MILLIS" in hop.error
+    assert hop.producer_metadata is not None
+    assert hop.producer_metadata.cluster_name == "producer-cluster"
+
+
+PROXIES: tuple[tuple[str, dict[str, str], str, str], ...] = (
+    ("503 Service Unavailable", {"server": "nginx/1.22.1"}, "<html><center>nginx</center></html>", "nginx"),
+    ("503 Service Unavailable", {"server": "envoy"}, "no healthy upstream", "Envoy"),
+    (
+        "503 Service Unavailable",
+        {"server": "istio-envoy"},
+        "upstream connect error or disconnect/reset",
+        "Istio's Envoy",
+    ),
+    ("504 Gateway Timeout", {}, "upstream request timeout", "Envoy"),
+    ("403 Forbidden", {}, "RBAC: access denied", "Envoy"),
+    ("500 Internal Server Error", {}, "fault filter abort", "Envoy"),
+    ("502 Bad Gateway", {"via": "1.1 google"}, "<html>Error: Server Error</html>", "Google Cloud load balancer"),
+    ("404 Not Found", {}, "response 404 (backend NotFound), service rules for the path", "Google Cloud load balancer"),
+    ("404 Not Found", {}, "nobody knows", "unknown"),
+)
+
+
+@pytest.mark.parametrize(("status", "headers", "body", "name"), PROXIES)
+async def test_an_error_without_the_stamp_is_a_proxys(
+    status: str, headers: dict[str, str], body: str, name: str
+) -> None:
+    async with listening(replying(http_reply(status, headers, body))) as address:
+        hop = await hop_to(address)
+    assert (hop.outcome, hop.status_code) == (Outcome.PROXY_ERROR, int(status[:3]))
+    assert (hop.answered_by.who, hop.answered_by.name) == ("proxy", name)
+    assert hop.producer_metadata is None
+    assert hop.error is not None
+    assert body[:20] in hop.error
+
+
+BAD_REPLIES = (
+    ("a page", http_reply("200 OK", {"content-type": "text/html"}, "<h1>hello</h1>")),
+    ("an empty reply", http_reply("200 OK", {}, "")),
+    ("other JSON", http_reply("200 OK", {"content-type": "application/json"}, '{"a": 1}')),
+    ("an unstamped 204", b"HTTP/1.1 204 No Content\r\n\r\n"),
+    ("no HTTP", b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    ("a status line that is none", b"HTTP/1.1 OK\r\n\r\n"),
+    ("too large", http_reply("200 OK", {}, "x" * 5000)),
+    ("broken gzip", http_reply("200 OK", {"content-encoding": "gzip"}, "not gzip")),
+    (
+        "an answer to another message",
+        http_reply("200 OK", {}, '{"id": "another", "received": "test", "headers": {}, "metadata": {}}'),
+    ),
+)
+
+
+@pytest.mark.parametrize("reply", [reply for _, reply in BAD_REPLIES], ids=[name for name, _ in BAD_REPLIES])
+async def test_what_is_not_the_producers_json_is_a_bad_reply(reply: bytes) -> None:
+    async with listening(replying(reply)) as address:
+        hop = await hop_to(address, max_reply_bytes=4096)
+    assert (hop.outcome, hop.status_code) == (Outcome.BAD_REPLY, 502)
+    assert hop.error
+
+
+async def test_the_answer_of_a_producer_without_a_stamp_is_taken() -> None:
+    body = '{"id": "7", "received": "test", "headers": {}, "metadata": {"clusterName": "kotlin"}}'
+    async with listening(replying(http_reply("500 Internal Server Error", {}, body))) as address:
+        hop = await hop_to(address, Message(id="7", payload="test"))
+    assert hop.outcome is Outcome.HTTP_ERROR
+    assert hop.answered_by.evidence == "the body echoes the message"
+    assert hop.producer_metadata is not None
+    assert hop.producer_metadata.cluster_name == "kotlin"
+
+
+async def test_a_closed_port_refuses() -> None:
+    port = free_port()
+    hop = await hop_to(f"127.0.0.1:{port}")
+    assert (hop.outcome, hop.status_code) == (Outcome.REFUSED, 502)
+    assert hop.answered_by.who == "caller"
+    assert hop.error is not None
+    assert str(port) in hop.error
+    assert hop.round_trip_time_millis < 1000
+
+
+async def test_two_addresses_that_both_refuse_are_one_refusal() -> None:
+    hop = await hop_to(f"localhost:{free_port()}")
+    assert hop.outcome is Outcome.REFUSED
+
+
+async def test_a_name_that_does_not_exist() -> None:
+    hop = await hop_to("sample-producer.invalid")
+    assert hop.outcome in (Outcome.DNS_NXDOMAIN, Outcome.DNS_UNAVAILABLE)  # the latter without any DNS server
+    assert hop.status_code == 502
+    assert hop.phases.dns_millis is not None
+    assert hop.phases.connect_millis is None
+
+
+async def test_an_address_that_the_kernel_has_no_route_for_is_unreachable() -> None:
+    """No packet is sent: TCP to the broadcast address is refused by the kernel itself."""
+    hop = await hop_to("255.255.255.255")
+    assert (hop.outcome, hop.status_code) == (Outcome.UNREACHABLE, 502)
+
+
+async def test_swallowed_syns_are_a_connect_timeout_in_the_set_time() -> None:
+    async with swallowing() as address:
+        hop = await hop_to(address, connect_timeout_seconds=0.3)
+    assert (hop.outcome, hop.status_code) == (Outcome.CONNECT_TIMEOUT, 504)
+    assert 250 < hop.round_trip_time_millis < 1500
+    assert hop.phases.connect_millis == pytest.approx(hop.round_trip_time_millis, abs=50)
+
+
+async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def test_a_silent_server_is_a_read_timeout_in_the_set_time() -> None:
+    async with listening(silent) as address:
+        hop = await hop_to(address, call_timeout_seconds=0.3)
+    assert (hop.outcome, hop.status_code) == (Outcome.READ_TIMEOUT, 504)
+    assert 250 < hop.round_trip_time_millis < 1500
+    assert hop.connection.peer_address == address
+    assert hop.sent_headers["content-type"] == ["application/json"]
+
+
+async def test_a_reply_that_stops_half_way_is_a_read_timeout() -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+        await reader.read()
+
+    async with listening(half) as address:
+        hop = await hop_to(address, call_timeout_seconds=0.3)
+    assert hop.outcome is Outcome.READ_TIMEOUT
+    assert hop.phases.body_millis is not None
+    assert hop.returned_headers["content-length"] == ["100"]
+
+
+async def close_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def close_after_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.close()
+
+
+async def close_in_the_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    writer.close()
+
+
+async def close_in_the_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-le")
+    writer.close()
+
+
+@pytest.mark.parametrize("handler", [close_after_request, close_in_the_body, close_in_the_headers])
+async def test_a_connection_that_is_closed_early_is_closed(handler: object) -> None:
+    async with listening(handler) as address:  # type: ignore[arg-type]
+        hop = await hop_to(address)
+    assert (hop.outcome, hop.status_code) == (Outcome.CLOSED, 502)
+
+
+async def test_a_server_that_accepts_and_closes_is_closed_or_reset() -> None:
+    """Which of the two depends on whether the request arrives before or after the close."""
+    async with listening(close_at_once) as address:
+        hop = await hop_to(address)
+    assert hop.outcome in (Outcome.CLOSED, Outcome.RESET)
+
+
+async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    linger = struct.pack("ii", 1, 0)  # close with a RST
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+async def reset_in_the_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    await asyncio.sleep(0.1)
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+@pytest.mark.parametrize("handler", [reset, reset_in_the_body])
+async def test_a_reset_is_a_reset(handler: object) -> None:
+    async with listening(handler) as address:  # type: ignore[arg-type]
+        hop = await hop_to(address)
+    assert (hop.outcome, hop.status_code) == (Outcome.RESET, 502)
+    assert hop.error is not None
+    assert "ECONNRESET" in hop.error
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+
+def certificate(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+async def test_a_trusted_certificate_is_shown(authority: trustme.CA, trusted: None) -> None:
+    async with listening(replying(http_reply("503 X", {}, "")), certificate(authority, "localhost")) as address:
+        hop = await hop_to(f"https://localhost:{address.split(':')[1]}")
+    assert hop.outcome is Outcome.PROXY_ERROR
+    assert hop.connection.tls_version == "TLSv1.3"
+    assert hop.connection.tls_peer_name == "localhost"
+    assert hop.phases.tls_millis is not None
+    assert hop.phases.connect_millis is not None
+
+
+async def test_an_unknown_authority_is_a_tls_error(authority: trustme.CA) -> None:
+    async with listening(silent, certificate(authority, "localhost")) as address:
+        hop = await hop_to(f"https://localhost:{address.split(':')[1]}")
+    assert (hop.outcome, hop.status_code) == (Outcome.TLS_ERROR, 502)
+    assert hop.error is not None
+    assert "unable to get local issuer certificate" in hop.error
+
+
+async def test_a_certificate_for_another_name_is_a_tls_error(authority: trustme.CA, trusted: None) -> None:
+    async with listening(silent, certificate(authority, "other.example")) as address:
+        hop = await hop_to(f"https://localhost:{address.split(':')[1]}")
+    assert hop.outcome is Outcome.TLS_ERROR
+    assert hop.error is not None
+    assert "ostname mismatch" in hop.error
+
+
+async def test_tls_to_a_plain_port_is_a_tls_error() -> None:
+    async with listening(replying(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
+
+        async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        async with listening(plain) as address:
+            hop = await hop_to(f"https://{address}")
+    assert hop.outcome is Outcome.TLS_ERROR
+
+
+async def test_a_handshake_that_is_never_answered_is_a_tls_error_in_the_set_time() -> None:
+    async with listening(silent) as address:
+        hop = await hop_to(f"https://{address}", connect_timeout_seconds=0.3)
+    assert hop.outcome is Outcome.TLS_ERROR
+    assert hop.phases.tls_millis == pytest.approx(300, abs=250)
+
+
+async def test_plain_http_to_a_tls_port_is_not_ok(authority: trustme.CA) -> None:
+    async with listening(silent, certificate(authority, "localhost")) as address:
+        hop = await hop_to(f"http://{address}")
+    assert hop.outcome in (Outcome.BAD_REPLY, Outcome.RESET, Outcome.CLOSED)
+
+
+async def test_a_cancelled_call_ends_at_once_and_is_counted() -> None:
+    async with listening(silent) as address, calling(address) as client:
+        call = asyncio.create_task(client.call(MESSAGE, client.settings.producer_url))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        started = time.perf_counter()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert time.perf_counter() - started < 0.5
+        assert observed_outcomes(client) == {"cancelled": 1}
+
+
+def observed_outcomes(client: ProducerClient) -> dict[str, float]:
+    return {
+        sample.labels["outcome"]: sample.value
+        for metric in client.metrics.hop.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_count")
+    }
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[ProducerClient]:
+    async with producing() as url, calling(url) as client:
+        yield client
+
+
+async def test_a_warm_connection_has_no_dns_and_no_connect(pair: ProducerClient) -> None:
+    cold = await pair.call(MESSAGE, pair.settings.producer_url)
+    warm = await pair.call(MESSAGE, pair.settings.producer_url)
+    assert (cold.connection.reused, warm.connection.reused) == (False, True)
+    assert cold.phases.connect_millis is not None
+    assert (warm.phases.dns_millis, warm.phases.connect_millis, warm.phases.tls_millis) == (None, None, None)
+    assert warm.connection.local_address == cold.connection.local_address
+    assert_adds_up(warm)
+
+
+async def test_fresh_connections_are_never_reused(pair: ProducerClient) -> None:
+    hops = [await pair.call(MESSAGE, pair.settings.producer_url, connection="fresh") for _ in range(3)]
+    assert [hop.connection.reused for hop in hops] == [False] * 3
+    assert len({hop.connection.local_address for hop in hops}) == 3
+    assert hops[0].sent_headers["connection"] == ["close"]
+
+
+async def test_the_injected_delay_is_told_from_the_network(pair: ProducerClient) -> None:
+    hop = await pair.call(Message(payload="test", delay=300), pair.settings.producer_url)
+    assert hop.phases.producer_delay_millis == pytest.approx(300, abs=60)
+    assert hop.phases.producer_work_millis is not None
+    assert hop.phases.producer_work_millis < 100
+    assert hop.phases.network_millis is not None
+    assert hop.phases.network_millis < 100
+    assert hop.fault_applied is True
+
+
+async def test_calls_at_once_do_not_mix_their_traces(pair: ProducerClient) -> None:
+    messages = [Message(id=str(number), payload=str(number), delay=number % 5 * 20) for number in range(40)]
+    hops = await asyncio.gather(*(pair.call(message, pair.settings.producer_url) for message in messages))
+    for message, hop in zip(messages, hops, strict=True):
+        assert (hop.id, hop.received) == (message.id, message.payload)
+        assert_adds_up(hop)
+        assert hop.phases.producer_delay_millis == pytest.approx(message.delay, abs=100)
+    assert len({hop.connection.local_address for hop in hops}) == 40
+
+
+async def test_the_trace_context_is_passed_on(pair: ProducerClient) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    inbound = {"traceparent": traceparent, "b3": "0", "x-cloud-trace-context": "1/2;o=1", "cookie": "a=b"}
+    hop = await pair.call(MESSAGE, pair.settings.producer_url, inbound=inbound)
+    assert hop.producer_headers["traceparent"] == [traceparent]
+    assert hop.producer_headers["b3"] == ["0"]
+    assert hop.producer_headers["x-cloud-trace-context"] == ["1/2;o=1"]
+    assert "cookie" not in hop.producer_headers
+    assert hop.producer_headers["x-request-id"]
+
+
+async def test_a_malformed_traceparent_is_replaced_with_its_tracestate(pair: ProducerClient) -> None:
+    hop = await pair.call(MESSAGE, pair.settings.producer_url, inbound={"traceparent": "00-xyz", "tracestate": "a=b"})
+    assert len(hop.producer_headers["traceparent"][0]) == 55
+    assert "tracestate" not in hop.producer_headers
