@@ -13,7 +13,7 @@ from caller.target import Target
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
 from common.messages import Message
-from common.problems import PROBLEM_RESPONSES, FieldError, Refused
+from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
 from common.service import within_limits
 
 router = APIRouter(tags=["messages"])
@@ -35,13 +35,23 @@ async def client_of(request: Request) -> ProducerClient:
     return client
 
 
+HOP_CONTENT = {"application/json": {"schema": {"$ref": SCHEMAS + "Hop"}}}
+"""With `passThrough`, any status may come with a hop."""
+
 Client = Annotated[ProducerClient, Depends(client_of)]
 
 
 @router.post(
     "/caller/messages",
     response_model=Hop,
-    responses=PROBLEM_RESPONSES,
+    responses={
+        "default": {"model": Hop, "description": "with `passThrough`: the status of the hop"},
+        **{status: {"description": "with `passThrough`, the same: no body"} for status in BODILESS},
+        **{
+            status: response | {"content": {**response["content"], **HOP_CONTENT}}
+            for status, response in PROBLEM_RESPONSES.items()
+        },
+    },
     summary="Call the producer once; 200 with everything learnt, whatever came of it",
 )
 async def call_producer(

@@ -3,11 +3,12 @@
 import re
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 import httpx
 
 NameKind = Literal["clusterset.local", "cluster.local", "short", "other"]
-"""What kind of name a host is; causes of failures differ by it."""
+"""What kind of name a host is; causes of failures differ by it. Short: completed by the pod's search list."""
 
 PRODUCER_PATH = "/producer/messages"
 DEFAULT_PORT = 8080
@@ -20,7 +21,7 @@ _LONGEST_NAME = 253
 
 @dataclass(frozen=True)
 class Target:
-    """One address. `name` is what requests, metrics and the page call it: host, or `host:port` where it is not 8080."""
+    """One address. `name` is what requests, metrics and the page call it: the URL without the path of the API."""
 
     url: httpx.URL
 
@@ -42,7 +43,7 @@ class Target:
             return "clusterset.local"
         if self.host.endswith(".cluster.local"):
             return "cluster.local"
-        return "short" if self.host.count(".") <= 1 and not self.host[-1:].isdigit() else "other"
+        return "short" if self.host.count(".") <= 1 and ":" not in self.host else "other"
 
 
 def parse_target(text: str) -> Target:
@@ -50,10 +51,12 @@ def parse_target(text: str) -> Target:
 
     :raises ValueError: what is wrong, without the credentials that the text may hold.
     """
-    text = text.strip()
+    bare = "://" not in text
+    text = f"http://{text.strip()}" if bare else text.strip()
     try:
-        url = httpx.URL(text if "://" in text else f"http://{text}")
-    except httpx.InvalidURL as error:
+        port = urlsplit(text).port  # httpx leaves out a port that is the scheme's own
+        url = httpx.URL(text)
+    except (ValueError, httpx.InvalidURL) as error:
         raise ValueError(f"not a host, host:port or URL: {error}") from None
     if url.scheme not in ("http", "https"):
         raise ValueError(f"the scheme is {url.scheme!r}; it must be http or https")
@@ -62,10 +65,10 @@ def parse_target(text: str) -> Target:
     if url.query or url.fragment:
         raise ValueError("a URL must have no query and no fragment")
     check_host(url.host)
-    if url.port is None and "://" not in text:
-        url = url.copy_with(port=DEFAULT_PORT)
-    if url.port == 0:
+    if port == 0:
         raise ValueError("port 0 cannot be called")
+    if bare and port is None:
+        url = url.copy_with(port=DEFAULT_PORT)
     return Target(url.copy_with(path=url.path.rstrip("/").removesuffix(PRODUCER_PATH) + PRODUCER_PATH))
 
 

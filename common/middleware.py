@@ -1,5 +1,6 @@
 """Pure ASGI middleware of both services. They stand around the app, so that its own 500 passes through them too."""
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -102,7 +103,10 @@ def route_of(scope: Scope, status: int) -> str:
 
 
 class Draining:
-    """While draining, ask clients to leave: `Connection: close` on every reply."""
+    """While draining, ask clients to leave: `Connection: close` on every reply.
+
+    A request that is still not answered when the server's patience ends is answered 503, rather than cut.
+    """
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self.app = app
@@ -112,14 +116,25 @@ class Draining:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        started = False
 
         async def close_start(message: Message) -> None:
-            # Looked up when the reply starts: a request may outlive the moment the drain began.
-            if message["type"] == "http.response.start" and self.lifecycle.draining:
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                # Asked when the reply starts: a request may outlive the moment the drain began.
+                if self.lifecycle.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self.app(scope, receive, close_start)
+        try:
+            await self.app(scope, receive, close_start)
+        except asyncio.CancelledError:
+            if started or not self.lifecycle.draining:
+                raise
+            await problem(503, "the service is stopping; this took longer than SHUTDOWN_SECONDS")(
+                scope, receive, close_start
+            )
 
 
 class LoadLimit:

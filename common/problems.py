@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
+from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from starlette.responses import Response
 
 from common.messages import Wire
 
+PROBLEM_JSON = "application/problem+json"
 LONGEST_VALUE = 100
 """Characters of a bad value that are shown back."""
 
@@ -38,8 +40,9 @@ class Problem(Wire):
     errors: list[FieldError] = Field(default_factory=list)
 
 
+SCHEMAS = "#/components/schemas/"
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}, "description": description}
+    status: {"content": {PROBLEM_JSON: {"schema": {"$ref": SCHEMAS + "Problem"}}}, "description": description}
     for status, description in (
         (413, "the body or the payload is too large"),
         (415, "the body is not declared as JSON"),
@@ -60,13 +63,20 @@ class Refused(Exception):
 
 def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Response:
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=list(errors))
-    return Response(
-        body.model_dump_json(by_alias=True, exclude_none=True), status, media_type="application/problem+json"
-    )
+    return Response(body.model_dump_json(by_alias=True, exclude_none=True), status, media_type=PROBLEM_JSON)
 
 
 def install(app: FastAPI) -> None:
-    """Have every refusal of the app answered as a problem."""
+    """Have every refusal of the app answered as a problem, and its OpenAPI say so."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generated()
+        _, schemas = models_json_schema([(Problem, "serialization")], ref_template=SCHEMAS + "{model}")
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:

@@ -68,14 +68,14 @@ class Service:
         return app
 
     def guarded(self, app: ASGIApp) -> ASGIApp:
-        """The app behind its limits."""
+        """The app behind its limits, and its drain."""
         # Every character of the payload may arrive as a six-byte \uXXXX escape.
         body_bytes = 6 * self.settings.max_payload_bytes + BODY_ALLOWANCE_BYTES
-        return LoadLimit(BodyLimit(app, body_bytes), self.settings.max_in_flight)
+        return Draining(LoadLimit(BodyLimit(app, body_bytes), self.settings.max_in_flight), self.lifecycle)
 
     def observed(self, app: ASGIApp) -> ASGIApp:
-        """The app as the outside sees it: every reply counted, logged, and told to close while draining."""
-        return Observe(Draining(app, self.lifecycle), self.registry)
+        """The app as the outside sees it: every reply counted and logged."""
+        return Observe(app, self.registry)
 
     def _add_health(self, app: FastAPI) -> None:
         @app.get("/actuator/health/liveness", tags=["life cycle"], summary="The event loop answers")

@@ -33,7 +33,8 @@ async def faults_of(request: Request) -> Faults:
     response_model=MessageAck,
     responses={
         **PROBLEM_RESPONSES,
-        204: {"description": "also 205 and 304, when asked for: no body, identity in headers"},
+        **{status: {"description": "as asked for; no body, the identity is in the headers"} for status in BODILESS},
+        "default": {"model": MessageAck, "description": "any other status that was asked for"},
     },
     summary="Echo, after `delay` ms, with the status `responseCode`",
 )

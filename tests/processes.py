@@ -7,10 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import httpx
 
@@ -25,14 +25,15 @@ QUIET = {"GCE_METADATA_HOST": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0",
 class Service:
     """A running service: `url`, `process`, and what it has printed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, output: IO[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, output: Path) -> None:
         self.process = process
         self.url = url
         self._output = output
+        weakref.finalize(self, output.unlink)
 
     @property
     def output(self) -> str:
-        return Path(self._output.name).read_text()
+        return self._output.read_text()
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -60,15 +61,16 @@ def free_port() -> int:
 def start(module: Sequence[str], environment: Mapping[str, str], prefix: Sequence[str] = ()) -> Service:
     """Start a service without waiting for it. `prefix`: a command to run it under."""
     port = environment.get("PORT") or str(free_port())
-    output = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - lives as long as the service
+    descriptor, output = tempfile.mkstemp(suffix=".log")
     process = subprocess.Popen(
         [*prefix, sys.executable, "-m", *module],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], **QUIET, "PORT": port, **environment},
-        stdout=output,
+        stdout=descriptor,
         stderr=subprocess.STDOUT,
     )
-    return Service(process, f"http://127.0.0.1:{port}", output)
+    os.close(descriptor)
+    return Service(process, f"http://127.0.0.1:{port}", Path(output))
 
 
 @contextmanager

@@ -54,8 +54,7 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
 @asynccontextmanager
 async def producing(**settings: Any) -> AsyncIterator[str]:
     """A real producer; its URL."""
-    app = create_producer(ProducerSettings(gce_metadata_host="none", **(CENTRAL | settings)), Lifecycle())
-    async with serving(app) as url:
+    async with serving(producer_app(**settings)) as url:
         yield url
 
 
@@ -69,7 +68,7 @@ async def in_process(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def producer_app(**settings: Any) -> ASGIApp:
-    return create_producer(ProducerSettings(gce_metadata_host="none", **(CENTRAL | settings)), Lifecycle())
+    return create_producer(ProducerSettings(**({"gce_metadata_host": "none"} | CENTRAL | settings)), Lifecycle())
 
 
 def caller_app(*urls: str, **settings: Any) -> ASGIApp:

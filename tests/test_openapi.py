@@ -1,0 +1,74 @@
+"""Both services against their own OpenAPI: whatever is sent, nothing comes back that the document does not say."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.processes import CALLER, PRODUCER, running
+
+CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
+FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def producer() -> Iterator[str]:
+    with running(PRODUCER, MAX_DELAY_MILLIS="2") as service:
+        yield service.url
+
+
+@pytest.fixture(scope="module")
+def caller(producer: str) -> Iterator[str]:
+    with running(CALLER, MAX_DELAY_MILLIS="2", PRODUCER_URL=producer) as service:
+        yield service.url
+
+
+@pytest.fixture(scope="module")
+def producer_schema(producer: str) -> BaseSchema:
+    return schemathesis.openapi.from_url(f"{producer}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def caller_schema(caller: str) -> BaseSchema:
+    return schemathesis.openapi.from_url(f"{caller}/openapi.json")
+
+
+def fuzz(schema: BaseSchema, path: str, mode: GenerationMode) -> None:
+    @FUZZ
+    @given(schema[path]["POST"].as_strategy(generation_mode=mode))
+    def send(case: Case[Any]) -> None:
+        response = case.call()
+        case.validate_response(response, checks=CHECKS)
+        assert "a bug of this service" not in response.text
+
+    send()
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_the_producer_is_as_its_openapi_says(producer_schema: BaseSchema, mode: GenerationMode) -> None:
+    fuzz(producer_schema, "/producer/messages", mode)
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_the_caller_is_as_its_openapi_says(caller_schema: BaseSchema, mode: GenerationMode) -> None:
+    fuzz(caller_schema, "/caller/messages", mode)
+
+
+@pytest.mark.parametrize("service", ["producer", "caller"])
+def test_every_field_of_the_document_is_described(service: str, request: pytest.FixtureRequest) -> None:
+    document = httpx.get(f"{request.getfixturevalue(service)}/openapi.json", trust_env=False).json()
+    message = document["components"]["schemas"]["Message" if service == "producer" else "CallerMessage"]
+    assert message["properties"].keys() >= {"id", "payload", "delay", "responseCode", "faultRate", "only"}
+    problem = document["paths"][f"/{service}/messages"]["post"]["responses"]["422"]["content"]
+    assert problem["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+    assert document["components"]["schemas"]["Problem"]["properties"].keys() >= {"type", "title", "status", "detail"}
