@@ -12,7 +12,7 @@ setup: .venv/installed  ## Make .venv with everything, from the hashed lock
 
 .venv/installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -26,6 +26,9 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup  ## Write what the documents repeat from the code
+	$(BIN)/python -m docs.generate
 
 format: setup  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
@@ -47,4 +50,4 @@ locks: setup  ## Write the locks anew
 clean:  ## Remove what the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint format images manifests locks clean
+.PHONY: help setup demo test lint docs format images manifests locks clean

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.types import ASGIApp
 
-from common import __version__, problems
+from common import __version__, docs, problems
 from common.cluster import Identity
 from common.lifecycle import Lifecycle
 from common.messages import Message
@@ -58,10 +58,11 @@ class Service:
             description=description,
             version=__version__,
             lifespan=lifespan,
-            docs_url=None,
+            docs_url=None,  # `common.docs` has one that needs no internet
             redoc_url=None,
         )
         app.include_router(router)
+        docs.install(app)
         problems.install(app)
         self._add_health(app)
         self._add_metrics(app)
