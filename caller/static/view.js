@@ -1,0 +1,95 @@
+// @ts-check
+/**
+ * A hop on the page, below the sentence.
+ *
+ * @import { ClusterMetadata, Hop } from "./wire.js"
+ */
+
+import { copyOf, one, part } from "./dom.js";
+import { showHeaders } from "./headers.js";
+import { phaseBar, phaseRows } from "./phases.js";
+import { borders, choice, exactly, statusText, verdict } from "./words.js";
+
+/** @type {[keyof ClusterMetadata, string][]} */
+const METADATA = [
+  ["clusterName", "Cluster Name"],
+  ["clusterLocation", "Cluster Location"],
+  ["hostName", "Host Name"],
+  ["ipAddress", "Ip Address"],
+  ["region", "Region"],
+  ["zone", "Zone"],
+  ["podName", "Pod"],
+  ["namespace", "Namespace"],
+  ["nodeName", "Node"],
+  ["serviceAccount", "Service Account"],
+  ["version", "Version"],
+];
+
+/**
+ * @param {HTMLElement} root
+ * @param {Hop} hop
+ */
+export function showHop(root, hop) {
+  part(root, "error").textContent = hop.error;
+  part(root, "crossing").dataset.crossing = choice(hop.crossing.cluster);
+  part(root, "verdict").textContent = verdict(hop.crossing);
+  part(root, "borders").textContent = borders(hop.crossing);
+  part(root, "callerMetadata").replaceChildren(...metadataEntries(hop.callerMetadata));
+  part(root, "producerMetadata").replaceChildren(...metadataEntries(hop.producerMetadata));
+  part(root, "producerMetadata").hidden = hop.producerMetadata === null;
+  part(root, "producerUnknown").hidden = hop.producerMetadata !== null;
+  part(root, "call").replaceChildren(...callEntries(hop));
+  part(root, "connection").replaceChildren(...connectionEntries(hop));
+  part(root, "bar").replaceChildren(phaseBar(hop));
+  part(root, "phases").replaceChildren(...phaseRows(hop));
+  part(root, "received").textContent = hop.received;
+  part(root, "received").hidden = hop.received === null;
+  part(root, "nothingReceived").hidden = hop.received !== null;
+  showHeaders(part(root, "headers"), hop);
+  part(root, "raw").textContent = JSON.stringify(hop, null, 2);
+}
+
+/** @param {ClusterMetadata | null} metadata */
+function metadataEntries(metadata) {
+  return metadata ? METADATA.map(([key, label]) => entry(label, metadata[key])) : [];
+}
+
+/** @param {Hop} hop */
+function callEntries(hop) {
+  const { who, name, evidence } = hop.answeredBy;
+  return [
+    entry("Outcome", hop.outcome),
+    entry("Status Code", statusText(hop)),
+    entry("Round Trip Time (millis)", exactly(hop.roundTripTimeMillis)),
+    entry("Answered By", who === "caller" ? "nobody; the caller speaks" : `${who} ${name}`),
+    entry("Evidence", evidence),
+    entry("Fault Applied", choice(hop.faultApplied)),
+    entry("Target", hop.target),
+    entry("Id", hop.id),
+  ];
+}
+
+/** @param {Hop} hop */
+function connectionEntries({ addresses, connection }) {
+  return [
+    entry("State", choice(connection.reused, "reused", "new", "none")),
+    entry("Asked For", connection.mode),
+    entry("Local Address", connection.localAddress ?? "none"),
+    entry("Peer Address", connection.peerAddress ?? "none"),
+    entry("Addresses (getaddrinfo)", addresses.join(", ") || "not asked"),
+    entry("HTTP Version", connection.httpVersion ?? "none"),
+    entry("TLS Version", connection.tlsVersion ?? "none"),
+    entry("TLS Peer Name", connection.tlsPeerName ?? "none"),
+  ];
+}
+
+/**
+ * @param {string} name
+ * @param {string} value
+ */
+function entry(name, value) {
+  const copy = copyOf("entry");
+  one(copy, "dt", HTMLElement).textContent = name;
+  one(copy, "dd", HTMLElement).textContent = value;
+  return copy;
+}

@@ -1,0 +1,482 @@
+"""The page: its files as they are, and what a real browser makes of them with real services behind it."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.conftest import CENTRAL, WEST
+from tests.processes import CALLER, PRODUCER, ROOT, Service, free_port, running
+
+STATIC = ROOT / "caller" / "static"
+NARROW, WIDE = 360, 1280
+
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+METADATA_LABELS = [
+    "Cluster Name",
+    "Cluster Location",
+    "Host Name",
+    "Ip Address",
+    "Region",
+    "Zone",
+    "Pod",
+    "Namespace",
+    "Node",
+    "Service Account",
+    "Version",
+]
+
+
+class Tags(HTMLParser):
+    """The tags of a page, each with its attributes, and the text inside scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str]]] = []
+        self.code = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.code += data
+
+    def values(self, tag: str, attribute: str) -> list[str]:
+        return [attributes[attribute] for name, attributes in self.all if name == tag and attribute in attributes]
+
+
+@pytest.fixture(scope="module")
+def html() -> Tags:
+    return Tags((STATIC / "index.html").read_text())
+
+
+def test_the_page_has_no_inline_script_style_or_handler(html: Tags) -> None:
+    inline = [name for _, attributes in html.all for name in attributes if name == "style" or name.startswith("on")]
+    assert (html.code, inline, "style" in dict(html.all)) == ("", [], False)
+
+
+def test_every_label_belongs_to_a_field(html: Tags) -> None:
+    fields = {identity for tag in ("input", "select", "textarea") for identity in html.values(tag, "id")}
+    assert set(html.values("label", "for")) == fields
+
+
+def test_every_identifier_is_there_once_and_what_refers_to_one_finds_it(html: Tags) -> None:
+    identities = [attributes["id"] for _, attributes in html.all if "id" in attributes]
+    referring = ("aria-labelledby", "aria-describedby")
+    referred = {word for _, attributes in html.all for name in referring for word in attributes.get(name, "").split()}
+    assert len(identities) == len(set(identities))
+    assert referred <= set(identities)
+
+
+def test_the_page_has_one_main_heading_a_language_and_landmarks(html: Tags) -> None:
+    names = [name for name, _ in html.all]
+    assert [names.count(name) for name in ("h1", "header", "main", "footer")] == [1, 1, 1, 1]
+    assert html.values("html", "lang") == ["en"]
+
+
+def test_every_file_is_referred_to_and_every_file_that_is_referred_to_exists(html: Tags) -> None:
+    pending = [*html.values("link", "href"), *html.values("script", "src"), *html.values("img", "src")]
+    found = {"index.html"}
+    while pending:
+        name = pending.pop().removeprefix("./")
+        if name not in found:
+            found.add(name)
+            pending += re.findall(r'(?:from |url\()"([^"]+)"', (STATIC / name).read_text())
+    assert found == {path.name for path in STATIC.iterdir()}
+
+
+def test_nothing_comes_from_another_place() -> None:
+    for path in STATIC.iterdir():
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert re.findall(r"(?:https?:|['\"(])//", text) == [], path.name
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("there is no Chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def producer() -> Iterator[Service]:
+    with running(PRODUCER, **CENTRAL) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def caller(producer: Service) -> Iterator[Service]:
+    with running(CALLER, PRODUCER_URL=producer.url, **WEST) as service:
+        yield service
+
+
+@contextmanager
+def opened(
+    browser: Browser,
+    url: str,
+    *,
+    width: int = WIDE,
+    scheme: str = "light",
+    headers: Mapping[str, str] | None = None,
+    bypass_csp: bool = False,
+) -> Iterator[Page]:
+    """The page in a browser of its own; at the end, nothing may have been amiss.
+
+    That a reply of the API is an error the browser logs by itself; all else that it logs as an error counts.
+    """
+    amiss: list[str] = []
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+        extra_http_headers=dict(headers or {}),
+        bypass_csp=bypass_csp,
+    )
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.on("pageerror", lambda error: amiss.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            amiss.append(message.text)
+            if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource")
+            else None
+        ),
+    )
+    page.on(
+        "response",
+        lambda reply: (
+            amiss.append(f"{reply.status} {reply.url}")
+            if reply.status >= 400 and not urlsplit(reply.url).path.startswith("/caller/")
+            else None
+        ),
+    )
+    try:
+        page.goto(url)
+        yield page
+    finally:
+        context.close()
+    assert amiss == []
+
+
+@pytest.fixture
+def page(browser: Browser, caller: Service) -> Iterator[Page]:
+    with opened(browser, caller.url) as page:
+        yield page
+
+
+def submit(page: Page, **fields: str) -> str:
+    """Fill the fields, submit, wait for the end of the call; the sentence."""
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+    page.click("#submit")
+    expect(page.locator("#submit")).to_be_enabled()
+    return page.inner_text("#sentence")
+
+
+def entries(page: Page, part: str) -> dict[str, str]:
+    """A definition list as a dict."""
+    rows = page.locator(f"[data-part={part}] > div")
+    return dict(zip(rows.locator("dt").all_inner_texts(), rows.locator("dd").all_inner_texts(), strict=True))
+
+
+def phases(page: Page) -> dict[str, str]:
+    rows = page.locator("[data-part=phases] tr")
+    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
+
+
+def header_table(page: Page, place: str) -> dict[str, str]:
+    """The headers of one place, opened by its summary."""
+    details = page.locator("[data-part=headers] details", has_text=place)
+    details.locator("summary").click()
+    rows = details.locator("tbody tr")
+    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
+
+
+def outcome(page: Page) -> str | None:
+    return page.get_attribute("#sentence", "data-outcome")
+
+
+def test_the_form_has_the_originals_labels_and_defaults(page: Page) -> None:
+    assert {
+        label: page.get_by_label(label, exact=True).input_value()
+        for label in ("Payload", "Delay (in ms)", "Response Status Code")
+    } == {"Payload": "dummy payload", "Delay (in ms)": "100", "Response Status Code": "200"}
+    assert page.get_by_role("button", name="Submit").is_enabled()
+    assert page.get_by_label("Target").is_hidden()
+
+
+def test_a_call_says_who_answered_from_where_and_that_it_crossed_clusters(page: Page, producer: Service) -> None:
+    sentence = submit(page, payload="hello", delay="30")
+
+    assert re.fullmatch(r"ok: 200 in \d+ ms, answered by sample-producer in producer-cluster", sentence)
+    assert outcome(page) == "ok"
+    assert page.inner_text("[data-part=verdict]") == "Cross-cluster: yes"
+    assert page.inner_text("[data-part=borders]") == "Cross-region: yes, cross-zone: yes"
+    here, there = entries(page, "callerMetadata"), entries(page, "producerMetadata")
+    assert list(here) == list(there) == METADATA_LABELS
+    assert (here["Cluster Name"], here["Region"], here["Zone"]) == ("caller-cluster", "us-west1", "us-west1-a")
+    assert (there["Cluster Name"], there["Region"], there["Zone"]) == (
+        "producer-cluster",
+        "us-central1",
+        "us-central1-b",
+    )
+    call = entries(page, "call")
+    assert (call["Outcome"], call["Status Code"], call["Target"]) == ("ok", "200", producer.url)
+    assert call["Evidence"] == "x-answered-by: sample-producer"
+    assert entries(page, "connection")["Peer Address"] == urlsplit(producer.url).netloc
+    assert page.inner_text("[data-part=received]") == "hello"
+    assert json.loads(page.text_content("[data-part=raw]") or "")["received"] == "hello"
+
+
+def test_the_phases_are_a_table_and_a_bar_of_the_same_numbers(page: Page) -> None:
+    submit(page, delay="500")
+    table = phases(page)
+    assert table["TLS"] == "not taken"
+    assert float(table["Producer's delay"]) == pytest.approx(500, abs=100)
+    parts = [value for name, value in table.items() if name not in ("Wait", "Round trip") and value != "not taken"]
+    assert sum(map(float, parts)) == pytest.approx(float(table["Round trip"]), abs=0.01)
+    bar = page.get_by_role("img", name="Longest phase: Producer's delay")
+    expect(bar).to_be_visible()
+    widths = [float(rect.get_attribute("width") or "") for rect in bar.locator("rect").all()]
+    assert sum(widths) == pytest.approx(100)
+
+
+def test_headers_are_shown_at_all_four_places_and_what_was_opened_stays_open(page: Page) -> None:
+    submit(page)
+    assert "user-agent" in header_table(page, "Caller Headers")
+    assert header_table(page, "Sent Headers") == header_table(page, "Producer Headers")
+    assert header_table(page, "Returned Headers")["x-answered-by"] == "sample-producer"
+    submit(page)
+    assert page.locator("[data-part=headers] details[open]").count() == 4
+
+
+def test_the_raw_json_can_be_copied(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    submit(page, payload="to be copied", delay="0")
+    page.get_by_text("Raw JSON", exact=True).click()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert json.loads(page.evaluate("navigator.clipboard.readText()"))["received"] == "to be copied"
+
+
+def test_enter_in_a_field_submits_and_leaves_the_focus_there(page: Page) -> None:
+    page.fill("#delay", "0")
+    page.press("#delay", "Enter")
+    expect(page.locator("#sentence")).to_contain_text("ok: 200")
+    expect(page.locator("#delay")).to_be_focused()
+
+
+def test_the_focus_comes_back_to_submit_after_the_call_that_disabled_it(page: Page) -> None:
+    page.fill("#delay", "200")
+    page.focus("#submit")
+    page.keyboard.press("Enter")
+    expect(page.locator("#submit")).to_be_disabled()
+    expect(page.locator("#sentence")).to_contain_text("ok: 200")
+    expect(page.locator("#submit")).to_be_focused()
+
+
+def test_a_503_looks_like_an_error_and_still_names_the_producers_cluster(page: Page) -> None:
+    def look() -> tuple[str, str]:
+        color, sign = page.locator("#sentence").evaluate(
+            "element => [getComputedStyle(element).color, getComputedStyle(element, '::before').content]"
+        )
+        return color, sign
+
+    submit(page, delay="0")
+    good = look()
+    sentence = submit(page, responseCode="503")
+    bad = look()
+
+    assert re.fullmatch(r"http_error: 503 in [\d.]+ ms, answered by sample-producer in producer-cluster", sentence)
+    assert outcome(page) == "http_error"
+    assert good[0] != bad[0]
+    assert ("✓" in good[1], "✕" in bad[1]) == (True, True)
+    assert entries(page, "producerMetadata")["Cluster Name"] == "producer-cluster"
+    assert page.inner_text(".error") == "producer sample-producer answered 503"
+
+
+def test_a_204_has_no_echo_and_is_no_error(page: Page) -> None:
+    assert submit(page, responseCode="204").startswith("ok: 204 in ")
+    assert page.get_by_text("nothing: no echo came back").is_visible()
+    assert entries(page, "producerMetadata")["Cluster Name"] == "producer-cluster"
+
+
+def test_a_producer_that_was_stopped_is_refused_and_unknown(browser: Browser) -> None:
+    with (
+        running(PRODUCER, **CENTRAL) as producer,
+        running(CALLER, PRODUCER_URL=producer.url, **WEST) as caller,
+        opened(browser, caller.url) as page,
+    ):
+        submit(page, delay="0")
+        producer.stop()
+        sentence = submit(page)
+
+        assert re.fullmatch(rf"refused: no answer from {producer.url} in [\d.]+ ms", sentence)
+        assert page.inner_text("[data-part=verdict]") == "Cross-cluster: unknown"
+        assert page.get_by_text("unknown: nobody said").is_visible()
+        assert entries(page, "producerMetadata") == {}
+        assert entries(page, "callerMetadata")["Cluster Name"] == "caller-cluster"
+        assert "ECONNREFUSED" in page.inner_text(".error")
+        assert phases(page)["Wait"] == "not taken"
+
+
+def test_an_answer_of_the_own_cluster_is_said_to_be_that(browser: Browser, producer: Service) -> None:
+    with (
+        running(CALLER, PRODUCER_URL=producer.url, **CENTRAL) as caller,
+        opened(browser, caller.url) as page,
+    ):
+        submit(page, delay="0")
+        assert page.inner_text("[data-part=verdict]") == "Cross-cluster: no, answered by the caller's own cluster"
+
+
+def test_the_browser_holds_back_a_value_out_of_its_limits(page: Page) -> None:
+    page.fill("#responseCode", "700")
+    page.click("#submit")
+    assert page.locator("#responseCode:user-invalid").count() == 1
+    assert page.inner_text("#sentence") == "no call yet"
+
+
+def test_a_value_that_the_caller_refuses_is_marked_until_it_is_changed(page: Page) -> None:
+    assert submit(page, payload="x" * 70_000).startswith("problem: the caller answered 413")
+    detail = "70000 bytes of UTF-8 are more than 65536 (MAX_PAYLOAD_BYTES)"
+    payload = page.locator("#payload")
+    expect(payload).to_have_attribute("aria-invalid", "true")
+    expect(payload).to_have_accessible_description(detail)
+    expect(page.get_by_role("alert")).to_have_text(f"payload: {detail}")
+    expect(page.locator("#hop")).to_be_hidden()
+
+    page.fill("#payload", "short")
+    expect(payload).not_to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_every_refused_field_is_marked(page: Page) -> None:
+    page.locator("form").evaluate("form => { form.noValidate = true }")
+    submit(page, delay="-1", responseCode="700")
+    marked = page.locator("[aria-invalid=true]").evaluate_all("fields => fields.map(field => field.name)")
+    assert marked == ["delay", "responseCode"]
+
+
+def test_a_call_can_be_cancelled(page: Page) -> None:
+    page.fill("#delay", "60000")
+    page.click("#submit")
+    expect(page.locator("#submit")).to_be_disabled()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#sentence")).to_have_text("cancelled: the call was given up")
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(page.locator("#submit")).to_be_focused()
+
+
+def test_a_caller_that_is_gone_is_said_to_be_silent(browser: Browser, producer: Service) -> None:
+    with running(CALLER, PRODUCER_URL=producer.url, **WEST) as caller, opened(browser, caller.url) as page:
+        caller.stop()
+        assert submit(page).startswith("the caller did not answer: ")
+        assert outcome(page) == "silent"
+
+
+@contextmanager
+def in_front_of(url: str, replies: Mapping[str, tuple[int, str, str]]) -> Iterator[str]:
+    """A proxy before the caller that answers some paths itself, with status, content type and body; its URL."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        server_version, sys_version = "ingress", ""
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def do_POST(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("content-length", 0)))
+            if self.path in replies:
+                status, kind, text = replies[self.path]
+                content = text.encode()
+            else:
+                headers = {"content-type": self.headers.get("content-type", "")}
+                reply = httpx.request(self.command, url + self.path, content=sent, headers=headers, trust_env=False)
+                status, kind, content = reply.status_code, reply.headers["content-type"], reply.content
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_page_of_a_proxy_is_not_taken_for_the_callers_reply(browser: Browser, caller: Service) -> None:
+    replies = {"/caller/messages": (502, "text/html", "<h1>Bad gateway</h1>")}
+    with in_front_of(caller.url, replies) as url, opened(browser, url) as page:
+        assert submit(page) == "502: this reply did not come from the caller (text/html, server ingress)"
+        assert outcome(page) == "foreign"
+
+
+def test_a_choice_of_targets_is_offered_and_sent(browser: Browser, producer: Service) -> None:
+    other = f"http://127.0.0.1:{free_port()}"
+    targets = json.dumps({"targets": [{"name": producer.url}, {"name": other}]})
+    replies = {"/caller/targets": (200, "application/json", targets)}
+    with (
+        running(CALLER, PRODUCER_URL=producer.url, COMPARE_URLS=other, **WEST) as caller,
+        in_front_of(caller.url, replies) as url,
+        opened(browser, url) as page,
+    ):
+        assert submit(page, delay="0").startswith("ok: ")
+        page.get_by_label("Target").select_option(other)
+        assert submit(page).startswith(f"refused: no answer from {other} ")
+
+
+def test_text_of_the_producer_is_never_taken_for_html(page: Page) -> None:
+    payload = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    submit(page, payload=payload, delay="0")
+    assert page.inner_text("[data-part=received]") == payload
+    assert page.locator("#result img, #result script").count() == 0
+    assert page.title() == "Service caller"
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_and_is_accessible(browser: Browser, caller: Service, scheme: str, width: int) -> None:
+    # axe adds a style of its own while it looks, which the page's policy forbids.
+    with opened(
+        browser, caller.url, width=width, scheme=scheme, headers={"x-long": "h" * 2_000}, bypass_csp=True
+    ) as page:
+        assert_fits_and_is_accessible(page)
+        submit(page, payload="x" * 60_000, responseCode="503")
+        for summary in page.locator("summary").all():
+            summary.click()
+        assert_fits_and_is_accessible(page)
+        submit(page, payload="x" * 70_000)
+        assert_fits_and_is_accessible(page)
+
+
+def assert_fits_and_is_accessible(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    violations = Axe().run(page).response["violations"]
+    assert [(violation["id"], [node["target"] for node in violation["nodes"]]) for violation in violations] == []
