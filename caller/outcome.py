@@ -15,6 +15,7 @@ import aiohttp
 import httpx
 from pydantic import Field, ValidationError
 
+from caller.dns import DnsReport, gai_name
 from common.messages import LOCAL, ClusterMetadata, Headers, MessageAck, Wire
 
 
@@ -102,6 +103,43 @@ class Crossing(Wire):
         return "none" if self.zone is False else "unknown"
 
 
+class DiagnosedCause(Wire):
+    """One likely cause, with the command that confirms it."""
+
+    cause: str
+    command: str = Field(description="for a shell; filled in with the names of this call")
+    fix: str
+    source: str = Field(description="where the rule comes from")
+
+
+class Diagnosis(Wire):
+    """What a call that is not plainly `ok` probably means."""
+
+    severity: Literal["error", "warning"]
+    title: str
+    summary: str
+    causes: list[DiagnosedCause] = Field(description="the likeliest first")
+
+
+class HeaderChange(Wire):
+    """One header on its way; values null where that side did not have it, or is not known to."""
+
+    name: str
+    group: Literal["tracing", "forwarding", "mesh", "load balancer", "other"]
+    change: Literal["same", "added", "changed", "removed"]
+    sent: list[str] | None
+    received: list[str] | None
+
+
+class HeaderDiff(Wire):
+    """What happened to headers between the caller and the producer."""
+
+    request: list[HeaderChange] = Field(
+        description="sent by the caller, received by the producer; empty: it did not say"
+    )
+    reply: list[HeaderChange] = Field(description="received by the caller; `added`: the producer sends no such header")
+
+
 class Hop(Wire):
     """One call to the producer and everything learnt from it."""
 
@@ -127,6 +165,10 @@ class Hop(Wire):
     phases: Phases
     sent_headers: Headers = Field(description="the request headers as the caller sent them; secrets masked")
     returned_headers: Headers = Field(description="the headers of the reply; secrets masked")
+
+    header_diff: HeaderDiff | None = None
+    diagnosis: Diagnosis | None = Field(default=None, description="null: the call is plainly `ok`")
+    dns: DnsReport | None = Field(default=None, description="asked only when no reply came")
 
 
 def crossing_of(here: ClusterMetadata, there: ClusterMetadata | None) -> Crossing:
@@ -199,10 +241,6 @@ def dns_failure(error: socket.gaierror) -> Outcome:
     if error.errno in (socket.EAI_NODATA, socket.EAI_ADDRFAMILY):
         return Outcome.DNS_NO_DATA
     return Outcome.DNS_UNAVAILABLE
-
-
-def gai_name(error: socket.gaierror) -> str:
-    return next((name for name in dir(socket) if name.startswith("EAI_") and getattr(socket, name) == error.errno), "")
 
 
 UNREACHABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM))

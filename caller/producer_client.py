@@ -1,10 +1,9 @@
-"""One call to the producer, explained: `ProducerClient.call(message, target) -> Hop`."""
+"""One call to the producer: `ProducerClient.call(message, target) -> Hop`; and `explain(hop, …)`, which costs more."""
 
 import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Self
@@ -14,7 +13,9 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
-from caller.dns import look_up
+from caller.diagnosis import diagnose
+from caller.dns import DnsAnswer, DnsReport, Lookups, control, read_resolv_conf, report
+from caller.header_diff import header_diff
 from caller.metrics import HopMetrics
 from caller.outcome import (
     BODILESS,
@@ -40,10 +41,13 @@ from caller.target import Target
 from common import __version__
 from common.cluster import Identity
 from common.headers import header_map, masked, trace_context
-from common.messages import Headers, Message
+from common.messages import ClusterMetadata, Headers, Message
 
 IDLE_SECONDS = 15
 """How long an idle connection is kept: less than the producer's keep-alive and less than its drain on Kubernetes."""
+
+GOOD_SECONDS = 1.0
+"""How long an answer of the resolver is shown again."""
 
 ConnectionMode = Literal["reuse", "fresh"]
 
@@ -60,12 +64,15 @@ class ProducerClient:
         identity: Identity,
         metrics: HopMetrics,
         transports: Mapping[ConnectionMode, httpx.AsyncBaseTransport],
+        lookups: Lookups,
     ) -> None:
         self.settings = settings
         self.identity = identity
         self.metrics = metrics
         self.transports = transports
         self.timeouts = {"connect": settings.connect_timeout_seconds}
+        self.last_seen: dict[Target, ClusterMetadata] = {}
+        self.dns = Questions(lookups)
 
     @classmethod
     @asynccontextmanager
@@ -76,13 +83,12 @@ class ProducerClient:
         """
         tls = tls_context(settings)
         async with AsyncExitStack() as stack:
-            lookups = ThreadPoolExecutor(32, thread_name_prefix="getaddrinfo")
-            stack.callback(lookups.shutdown, wait=False, cancel_futures=True)
+            lookups = Lookups()
             transports: dict[ConnectionMode, httpx.AsyncBaseTransport] = {}
             for mode in ("reuse", "fresh"):
                 session = await stack.enter_async_context(traced_session(mode, tls, lookups))
                 transports[mode] = AiohttpTransport(client=session, verify=tls)
-            yield cls(settings, identity, metrics, transports)
+            yield cls(settings, identity, metrics, transports, lookups)
 
     async def call(
         self,
@@ -92,9 +98,11 @@ class ProducerClient:
         connection: ConnectionMode = "reuse",
         inbound: Mapping[str, str] | None = None,
         caller_headers: Headers | None = None,
+        timeout_seconds: float | None = None,
     ) -> Hop:
-        """Send the message to the target, and say everything about it.
+        """Send the message to the target, and say everything about it that the call itself shows.
 
+        :param timeout_seconds: for the whole call; default `CALL_TIMEOUT_SECONDS`.
         :param inbound: headers of the request this call is made for, lower-case; its trace context is passed on.
         :param caller_headers: all of them, masked, for the hop.
         :raises asyncio.CancelledError: whoever wanted the hop went away; counted as the outcome `cancelled`.
@@ -106,7 +114,7 @@ class ProducerClient:
         error: BaseException | None = None
         token = TRACE.set(trace)
         try:
-            async with asyncio.timeout(self.settings.call_timeout_seconds):
+            async with asyncio.timeout(timeout_seconds or self.settings.call_timeout_seconds):
                 response = await self.transports[connection].handle_async_request(request)
                 body = await self.read(response)
         except FAILURES as failure:
@@ -121,7 +129,21 @@ class ProducerClient:
                 await response.aclose()
         hop = self.hop(message, target, connection, trace, response, body, error, caller_headers or {})
         self.metrics.observe(target, hop, reply_status=None if error or response is None else response.status_code)
+        if hop.producer_metadata is not None:
+            self.last_seen[target] = hop.producer_metadata
         return hop
+
+    async def explain(self, hop: Hop, message: Message, target: Target) -> Hop:
+        """The hop with its header diff and its diagnosis; where no reply came, also with what the resolver says."""
+        dns, control = None, None
+        if hop.answered_by.who == "caller":
+            dns, control = await self.dns.about(target)
+        timeouts = (self.settings.connect_timeout_seconds, self.settings.call_timeout_seconds)
+        diagnosis = diagnose(
+            hop, target, message, dns=dns, control=control, last_seen=self.last_seen.get(target), timeouts=timeouts
+        )
+        diff = header_diff(hop.sent_headers, hop.producer_headers, hop.returned_headers)
+        return hop.model_copy(update={"dns": dns, "diagnosis": diagnosis, "header_diff": diff})
 
     def request(self, message: Message, target: Target, inbound: Mapping[str, str]) -> httpx.Request:
         return httpx.Request(
@@ -205,6 +227,26 @@ class ProducerClient:
             sent_headers=masked(trace.sent_headers),
             returned_headers=returned,
         )
+
+
+class Questions:
+    """Asks the resolver about a target; answers are good for a second, so that a storm of failures asks once."""
+
+    def __init__(self, lookups: Lookups) -> None:
+        self.lookups = lookups
+        self.asked: dict[str, tuple[float, asyncio.Task[tuple[DnsReport, DnsAnswer]]]] = {}
+
+    async def about(self, target: Target) -> tuple[DnsReport, DnsAnswer]:
+        """The report on the target's name, and the resolver's answer for a name that every cluster has."""
+        asked_at, asking = self.asked.get(target.host, (0.0, None))
+        if asking is None or time.monotonic() - asked_at > GOOD_SECONDS:
+            asking = asyncio.create_task(self.ask(target))
+            self.asked[target.host] = (time.monotonic(), asking)
+        # Shielded: the one who asked first may go away while others wait for the same answer.
+        return await asyncio.shield(asking)
+
+    async def ask(self, target: Target) -> tuple[DnsReport, DnsAnswer]:
+        return await asyncio.gather(report(target, self.lookups), control(read_resolv_conf()))
 
 
 def reply_text(status: int, answered_by: AnsweredBy, headers: Headers, body: bytes, *, echoed: bool) -> str:
@@ -301,7 +343,7 @@ class TimedTLS(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
 
-def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: ThreadPoolExecutor) -> aiohttp.ClientSession:
+def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) -> aiohttp.ClientSession:
     """A session of aiohttp that writes into the current `TRACE`. No DNS cache: each connection asks anew."""
     connector = aiohttp.TCPConnector(
         limit=0,
@@ -322,13 +364,11 @@ def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: ThreadPoo
 
 
 class TracedResolver(AbstractResolver):
-    """getaddrinfo, as any program in the pod does, in threads of its own: a silent DNS server holds one for 10 s."""
-
-    def __init__(self, lookups: ThreadPoolExecutor) -> None:
+    def __init__(self, lookups: Lookups) -> None:
         self.lookups = lookups
 
     async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
-        found = await look_up(host, port, self.lookups)
+        found = await self.lookups.look_up(host, port)
         TRACE.get().addresses = list(dict.fromkeys(address[0] for _, address in found))
         return [
             ResolveResult(hostname=host, host=address[0], port=port, family=kind, proto=0, flags=0)

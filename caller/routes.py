@@ -94,15 +94,18 @@ async def while_client_waits(
     request: Request, client: ProducerClient, message: CallerMessage, target: Target
 ) -> Hop | None:
     """The hop; None if whoever asked hung up first, and then the call is cancelled."""
-    call = asyncio.create_task(
-        client.call(
+
+    async def explained() -> Hop:
+        hop = await client.call(
             message,
             target,
             connection=message.connection,
             inbound=inbound_headers(request),
             caller_headers=header_map(request.scope["headers"]),
         )
-    )
+        return await client.explain(hop, message, target)
+
+    call = asyncio.create_task(explained())
     gone = asyncio.create_task(hang_up(request))
     try:
         await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -43,7 +43,36 @@ class Target:
             return "clusterset.local"
         if self.host.endswith(".cluster.local"):
             return "cluster.local"
-        return "short" if self.host.count(".") <= 1 and ":" not in self.host else "other"
+        short = self.host.count(".") <= 1 and ":" not in self.host and self.host != "localhost"
+        return "short" if short else "other"
+
+    @property
+    def service(self) -> str | None:
+        """The Kubernetes Service that the name means; None where it means none."""
+        return self._parts[0]
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace in the name; None where the name has none."""
+        return self._parts[1]
+
+    @property
+    def _parts(self) -> tuple[str | None, str | None]:
+        """Service and namespace, the last two labels before `.svc.`: a pod of a headless Service has more in front."""
+        if self.kind == "other":
+            return None, None
+        *_, service, namespace = (None, None, *self.host.partition(".svc.")[0].split("."))
+        if self.kind == "short" and "." not in self.host:
+            return self.host, None
+        return service, namespace
+
+    @property
+    def twin(self) -> str | None:
+        """The same Service under the other suffix; None where the name has neither."""
+        if self.kind not in ("clusterset.local", "cluster.local"):
+            return None
+        other = "cluster.local" if self.kind == "clusterset.local" else "clusterset.local"
+        return f"{self.service}.{self.namespace}.svc.{other}"
 
 
 def parse_target(text: str) -> Target:

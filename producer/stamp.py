@@ -10,10 +10,11 @@ ANSWERED_BY = (b"x-answered-by", b"sample-producer")
 
 
 class Stamp:
-    """Adds three headers, to all replies but those uvicorn makes itself to what is not HTTP.
+    """Adds four headers, to all replies but those uvicorn makes itself to what is not HTTP.
 
     - `x-answered-by: sample-producer`: without it, a reply came from a proxy;
     - `x-producer-metadata`: the identity as JSON, for replies that may have no body (204, 205, 304);
+    - `x-producer-time`: the clock when the reply starts, in seconds since the epoch, for an estimate of the skew;
     - `server-timing`: `delay` (injected) and `work` (the rest), in ms (https://www.w3.org/TR/server-timing/).
     """
 
@@ -36,6 +37,7 @@ class Stamp:
                     *message["headers"],
                     ANSWERED_BY,
                     (b"x-producer-metadata", self.identity.header),
+                    (b"x-producer-time", b"%.6f" % time.time()),
                     (b"server-timing", timing.encode()),
                 ]
             await send(message)

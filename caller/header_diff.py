@@ -1,0 +1,87 @@
+"""What happened to headers on the way between the caller and the producer."""
+
+from typing import Literal
+
+from caller.outcome import HeaderChange, HeaderDiff
+from common.headers import TRACE_CONTEXT
+from common.messages import Headers
+
+Group = Literal["tracing", "forwarding", "mesh", "load balancer", "other"]
+
+PREFIXES: tuple[tuple[str, Group], ...] = (
+    ("x-forwarded-client-cert", "mesh"),
+    ("x-envoy-", "mesh"),
+    ("x-istio-", "mesh"),
+    ("l5d-", "mesh"),
+    ("x-b3-", "tracing"),
+    ("grpc-trace-bin", "tracing"),
+    ("x-cloud-trace-context", "tracing"),
+    ("x-goog-", "load balancer"),
+    ("x-client-", "load balancer"),
+    ("x-gfe-", "load balancer"),
+    ("alt-svc", "load balancer"),
+    ("x-forwarded-", "forwarding"),
+    ("x-real-ip", "forwarding"),
+    ("x-original-", "forwarding"),
+    ("forwarded", "forwarding"),
+    ("via", "forwarding"),
+)
+"""Starts of names, and who deals in them; the first that fits counts."""
+
+OF_THE_PRODUCER = frozenset(
+    (
+        "allow",
+        "connection",
+        "content-length",
+        "content-type",
+        "date",
+        "keep-alive",
+        "retry-after",
+        "server-timing",
+        "transfer-encoding",
+        "x-answered-by",
+        "x-producer-metadata",
+        "x-producer-time",
+        "x-request-id",
+    )
+)
+"""What the producer's own replies may have; anything else was added on the way."""
+
+
+def header_diff(sent: Headers, received: Headers, returned: Headers) -> HeaderDiff:
+    """Compare what the caller sent with what the producer received, and the reply's with what the producer sends."""
+    request = [
+        HeaderChange(
+            name=name,
+            group=group_of(name),
+            change=change_of(sent.get(name), received.get(name)),
+            sent=sent.get(name),
+            received=received.get(name),
+        )
+        for name in sorted({*sent, *received})
+    ]
+    reply = [
+        HeaderChange(
+            name=name,
+            group=group_of(name),
+            change="same" if name in OF_THE_PRODUCER else "added",
+            sent=None,
+            received=values,
+        )
+        for name, values in sorted(returned.items())
+    ]
+    return HeaderDiff(request=request if received else [], reply=reply)
+
+
+def change_of(sent: list[str] | None, received: list[str] | None) -> Literal["same", "added", "changed", "removed"]:
+    if sent is None:
+        return "added"
+    if received is None:
+        return "removed"
+    return "same" if sent == received else "changed"
+
+
+def group_of(name: str) -> Group:
+    if name in TRACE_CONTEXT:
+        return "tracing"
+    return next((group for prefix, group in PREFIXES if name.startswith(prefix)), "other")
