@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from caller.checks import Preflight
 from caller.metrics import HopMetrics
 from caller.producer_client import ProducerClient
 from caller.routes import router
@@ -34,7 +35,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
     @asynccontextmanager
     async def opened() -> AsyncIterator[dict[str, Any]]:
         async with ProducerClient.opened(settings, service.identity, metrics) as client:
-            yield {"client": client}
+            yield {"client": client, "preflight": Preflight(client)}
 
     app = service.app("sample-caller", "Calls the producer and explains what happened.", router, opened)
     app.frontend("/", directory=STATIC, fallback=None)

@@ -103,13 +103,10 @@ CLUSTER_DNS_BROKEN = Cause(
     K8S_DNS,
     sign="control_failed",
 )
-NOT_IN_A_CLUSTER = Cause(
-    "The caller does not run in a Kubernetes pod: its search list has no cluster.local, so nobody serves such a name.",
-    "cat /etc/resolv.conf",
-    "run it in the cluster, or set PRODUCER_URL to an address that this machine can resolve",
-    K8S_POD_DNS,
-    sign="not_in_a_cluster",
+NOT_IN_A_CLUSTER = (
+    "The caller's search list has no cluster.local, so it does not run in a pod of a cluster, where such names live."
 )
+"""Said after the summary, not as a cause: whoever deploys next wants to know of the causes all the same."""
 WRONG_PORT = Cause(
     "The port is wrong: it must be the port of the Service, which need not be the container's.",
     "kubectl --context {caller} -n {namespace} get service {service} -o jsonpath='{{.spec.ports}}'",
@@ -191,7 +188,6 @@ TABLE: tuple[Row, ...] = (
         "The resolver says NXDOMAIN for {host}: in {caller}, nothing is imported under this name.",
         (
             CLUSTER_DNS_BROKEN,
-            NOT_IN_A_CLUSTER,
             Cause(
                 "The name exists by now: it appeared after this call.",
                 "kubectl --context {caller} -n {namespace} get serviceimport {service}",
@@ -270,7 +266,6 @@ TABLE: tuple[Row, ...] = (
         "The resolver says NXDOMAIN for {host}. A cluster.local name never leaves its cluster.",
         (
             CLUSTER_DNS_BROKEN,
-            NOT_IN_A_CLUSTER,
             Cause(
                 "The producer runs in another cluster: its exported name {twin} exists.",
                 "kubectl --context {caller} -n {namespace} get serviceimport {service}",
@@ -299,7 +294,6 @@ TABLE: tuple[Row, ...] = (
         "The resolver knows no {host} under any domain of the search list, and that has no clusterset.local.",
         (
             CLUSTER_DNS_BROKEN,
-            NOT_IN_A_CLUSTER,
             Cause(
                 "The producer runs in another cluster: a short name never leaves its cluster.",
                 "kubectl --context {caller} -n {namespace} get service,serviceimport {service}",

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 
-from caller.causes import IN_CLUSTER, TABLE, Cause, Sign
+from caller.causes import IN_CLUSTER, NOT_IN_A_CLUSTER, TABLE, Cause, Sign
 from caller.dns import DnsAnswer, DnsReport, addresses_of
 from caller.outcome import DiagnosedCause, Diagnosis, Hop, Outcome
 from caller.target import Target
@@ -34,10 +34,13 @@ def diagnose(
     for row in TABLE:
         if hop.outcome in row.outcomes and target.kind in row.kinds and (row.sign is None or row.sign in signs):
             names = Names(names_of(hop, target, message, last_seen, timeouts))
+            summary = row.summary.format_map(names.as_text)
+            if "not_in_a_cluster" in signs and target.kind != "other":
+                summary = f"{summary} {NOT_IN_A_CLUSTER}"
             return Diagnosis(
                 severity=row.severity,
                 title=row.title,
-                summary=row.summary.format_map(names.as_text),
+                summary=summary,
                 causes=[filled(cause, names) for cause in ranked(row.causes, signs)],
             )
     return None

@@ -4,6 +4,7 @@ A failed call is a value, not an exception. The vocabulary is one from here to t
 """
 
 import errno
+import math
 import re
 import socket
 import ssl
@@ -103,6 +104,17 @@ class Crossing(Wire):
         return "none" if self.zone is False else "unknown"
 
 
+class ClockSkew(Wire):
+    """The producer's clock less the caller's, in ms; positive: the producer's is ahead.
+
+    The reply was started after the request was sent and before it was received, so the skew lies between the two
+    differences: half the network time is how wrong the middle can be (RFC 5905, 8, with one exchange).
+    """
+
+    millis: float
+    error_millis: float = Field(description="the skew is within this of `millis`")
+
+
 class DiagnosedCause(Wire):
     """One likely cause, with the command that confirms it."""
 
@@ -152,6 +164,7 @@ class Hop(Wire):
     status_code: int = Field(
         description="of the producer or a proxy; of a failed exchange what a gateway would say: 502 or 504"
     )
+    reply_status: int | None = Field(description="the status that came in, also of a `bad_reply`; null: none came")
     round_trip_time_millis: float = Field(description="from the start of the call to the last byte of the reply")
 
     outcome: Outcome
@@ -163,6 +176,7 @@ class Hop(Wire):
     addresses: list[str] = Field(description="what getaddrinfo gave for this call; empty: not asked")
     connection: Connection
     phases: Phases
+    clock_skew: ClockSkew | None = Field(description="null: the reply has no `x-producer-time`")
     sent_headers: Headers = Field(description="the request headers as the caller sent them; secrets masked")
     returned_headers: Headers = Field(description="the headers of the reply; secrets masked")
 
@@ -380,6 +394,25 @@ def metadata_of(headers: Headers, ack: MessageAck | None) -> ClusterMetadata | N
         except ValidationError:
             continue
     return None
+
+
+def clock_skew_of(headers: Headers, sent_at: float, received_at: float, work_millis: float | None) -> ClockSkew | None:
+    """By the clock that the producer puts into its reply.
+
+    :param sent_at: when the request was sent, in seconds by the caller's clock; `received_at`: when the reply began.
+    :param work_millis: what the producer spent, delay included, before it looked at its clock.
+    """
+    try:
+        theirs = float(headers["x-producer-time"][0])
+    except (KeyError, ValueError):
+        return None
+    if not math.isfinite(theirs):
+        return None
+    earliest = sent_at + (work_millis or 0) / 1000
+    middle = (earliest + received_at) / 2
+    return ClockSkew(
+        millis=round((theirs - middle) * 1000, 3), error_millis=round(max(received_at - earliest, 0) * 500, 3)
+    )
 
 
 _TIMING = re.compile(r"\b(delay|work);dur=(\d+(?:\.\d+)?)")

@@ -28,6 +28,7 @@ from caller.outcome import (
     ReplyTooLarge,
     ack_of,
     answerer,
+    clock_skew_of,
     crossing_of,
     failure_of,
     gateway_status,
@@ -190,6 +191,7 @@ class ProducerClient:
         ack = ack_of(body, message.id) if response else None
         phases = trace.phases()
         text: str | None = None
+        spent_by_producer = 0.0
         if error is not None or response is None:
             outcome, text = failure_of(error or aiohttp.ServerDisconnectedError(), trace.open)
             answered_by = AnsweredBy(who="caller", name="sample-caller", evidence=text)
@@ -202,9 +204,9 @@ class ProducerClient:
                 text = reply_text(response.status_code, answered_by, returned, body, echoed=ack is not None)
             if answered_by.who == "producer":
                 phases.producer_delay_millis, phases.producer_work_millis = server_timing(returned)
-                spent = (phases.producer_delay_millis or 0) + (phases.producer_work_millis or 0)
+                spent_by_producer = (phases.producer_delay_millis or 0) + (phases.producer_work_millis or 0)
                 if phases.producer_work_millis is not None and phases.wait_millis is not None:
-                    phases.network_millis = round(max(phases.wait_millis - spent, 0), 3)
+                    phases.network_millis = round(max(phases.wait_millis - spent_by_producer, 0), 3)
         here, there = self.identity.metadata, metadata_of(returned, ack)
         return Hop(
             id=message.id,
@@ -214,6 +216,7 @@ class ProducerClient:
             caller_metadata=here,
             producer_metadata=there,
             status_code=status,
+            reply_status=response.status_code if response else None,
             round_trip_time_millis=round(trace.seconds() * 1000, 3),
             outcome=outcome,
             answered_by=answered_by,
@@ -224,6 +227,7 @@ class ProducerClient:
             addresses=trace.addresses,
             connection=Connection(mode=connection, **trace.connection),
             phases=phases,
+            clock_skew=clock_skew_of(returned, *trace.wall_clock_of_wait(), spent_by_producer),
             sent_headers=masked(trace.sent_headers),
             returned_headers=returned,
         )
@@ -265,10 +269,11 @@ class Trace:
     The phases follow one another without a gap, so that they add up to the round trip.
     """
 
-    __slots__ = ("addresses", "connection", "last", "millis", "open", "sent_headers", "started")
+    __slots__ = ("addresses", "connection", "last", "millis", "open", "sent_headers", "started", "started_at")
 
     def __init__(self) -> None:
         self.started = self.last = time.perf_counter()
+        self.started_at = time.time()
         self.open: Phase = "connect"
         self.millis: dict[str, float] = {}
         self.addresses: list[str] = []
@@ -288,6 +293,12 @@ class Trace:
 
     def seconds(self) -> float:
         return self.last - self.started
+
+    def wall_clock_of_wait(self) -> tuple[float, float]:
+        """When the wait for the reply began and ended, in seconds since the epoch."""
+        before = sum(self.millis.get(f"{phase}_millis", 0) for phase in ("dns", "connect", "tls", "send")) / 1000
+        wait = self.millis.get("wait_millis", 0) / 1000
+        return self.started_at + before, self.started_at + before + wait
 
     def phases(self) -> Phases:
         return Phases.model_validate({name: round(millis, 3) for name, millis in self.millis.items()})

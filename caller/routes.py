@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
+from caller.checks import CheckReport, Preflight
+from caller.dns import DnsReport
 from caller.outcome import BODILESS, Hop
 from caller.producer_client import ProducerClient
 from caller.settings import Settings
-from caller.target import Target
+from caller.target import NameKind, Target
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
-from common.messages import Message
+from common.messages import Message, Wire
 from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
 from common.service import within_limits
 
@@ -30,6 +32,22 @@ class CallerMessage(Message):
     )
 
 
+class TargetReport(Wire):
+    """An address that may be called, and what its name resolves to."""
+
+    name: str = Field(examples=["http://sample-producer.istio-apps.svc.clusterset.local:8080"])
+    kind: NameKind
+    dns: DnsReport
+
+
+class Targets(Wire):
+    """What may be called, PRODUCER_URL first, and the limits of a message."""
+
+    targets: list[TargetReport]
+    max_payload_bytes: int
+    max_delay_millis: int
+
+
 async def client_of(request: Request) -> ProducerClient:
     client: ProducerClient = request.state.client
     return client
@@ -37,6 +55,12 @@ async def client_of(request: Request) -> ProducerClient:
 
 HOP_CONTENT = {"application/json": {"schema": {"$ref": SCHEMAS + "Hop"}}}
 """With `passThrough`, any status may come with a hop."""
+
+
+async def preflight_of(request: Request) -> Preflight:
+    preflight: Preflight = request.state.preflight
+    return preflight
+
 
 Client = Annotated[ProducerClient, Depends(client_of)]
 
@@ -74,6 +98,25 @@ async def call_producer(
     status = hop.status_code if pass_through else 200
     body = b"" if status in BODILESS else hop.model_dump_json(by_alias=True)
     return Response(body, status, media_type=None if status in BODILESS else "application/json")
+
+
+@router.get("/caller/targets", summary="The addresses that may be called, each with its DNS answers")
+async def targets(client: Client) -> Targets:
+    settings = client.settings
+    reports = await asyncio.gather(*(client.dns.about(target) for target in settings.targets))
+    return Targets(
+        targets=[
+            TargetReport(name=target.name, kind=target.kind, dns=dns)
+            for target, (dns, _) in zip(settings.targets, reports, strict=True)
+        ],
+        max_payload_bytes=settings.max_payload_bytes,
+        max_delay_millis=settings.max_delay_millis,
+    )
+
+
+@router.get("/caller/checks", summary="Preflight, step by step; one call to each target")
+async def checks(preflight: Annotated[Preflight, Depends(preflight_of)]) -> CheckReport:
+    return await preflight.report()
 
 
 def allowed(name: str | None, settings: Settings) -> Target:
