@@ -18,8 +18,8 @@ GCLB_LOGS = "https://docs.cloud.google.com/load-balancing/docs/https/https-loggi
 MCS_BASIC = (
     "https://github.com/GoogleCloudPlatform/gke-networking-recipes/blob/main/services/multi-cluster/mcs-basic/README.md"
 )
-KEP = "https://github.com/kubernetes/enhancements/tree/master/keps/sig-multicluster/1645-multi-cluster-services-api"
-KEP_DNS = f"{KEP}/specification.md"
+KEP = "https://github.com/kubernetes/enhancements/blob/master/keps/sig-multicluster/1645-multi-cluster-services-api/README.md"
+KEP_DNS = "https://github.com/kubernetes/enhancements/blob/master/keps/sig-multicluster/1645-multi-cluster-services-api/specification.md"
 K8S_DNS = "https://kubernetes.io/docs/tasks/administer-cluster/dns-debugging-resolution/"
 K8S_SERVICE = "https://kubernetes.io/docs/tasks/debug/debug-application/debug-service/"
 K8S_POLICY = "https://kubernetes.io/docs/concepts/services-networking/network-policies/"
@@ -185,7 +185,7 @@ TABLE: tuple[Row, ...] = (
         (Outcome.DNS_NXDOMAIN,),
         ("clusterset.local",),
         "The exported name does not exist",
-        "The resolver says NXDOMAIN for {host}: in {caller}, nothing is imported under this name.",
+        "The resolver says NXDOMAIN for {host}: nothing is imported under this name in {here}.",
         (
             CLUSTER_DNS_BROKEN,
             Cause(
@@ -599,7 +599,7 @@ TABLE: tuple[Row, ...] = (
         (
             Cause(
                 "The connection was idle and had been closed on the other side, or on the way, before this call used it.",
-                "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- sample-caller call --fresh"
+                "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- sample-caller call"
                 " --target {name}",
                 "call with a fresh connection; the idle time of what is between must be longer than the caller's 15 s",
                 RFC9112,
@@ -619,7 +619,7 @@ TABLE: tuple[Row, ...] = (
         (
             Cause(
                 "The connection was idle, and the producer closed it in the moment in which this call used it.",
-                "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- sample-caller call --fresh"
+                "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- sample-caller call"
                 " --target {name}",
                 "call again; a server's keep-alive must be longer than its clients' idle time",
                 RFC9112,

@@ -45,10 +45,19 @@ class Check(Wire):
     next_step: str | None = Field(default=None, description="what to do; null when there is nothing to do")
 
 
+class TargetResult(Wire):
+    """What became of the call to one target."""
+
+    target: str
+    outcome: Outcome
+    cluster_name: str | None = Field(description="who answered; null: nobody, or it did not say")
+
+
 class CheckReport(Wire):
     """All checks, the worst verdict, and how long they took."""
 
     verdict: Verdict
+    targets: list[TargetResult]
     checks: list[Check]
     millis: float
 
@@ -90,9 +99,14 @@ async def run_checks(client: ProducerClient, targets: Sequence[Target]) -> Check
     ]
     for target, (hop, dns) in zip(targets, probes, strict=True):
         checks += target_checks(target, hop, dns)
+    results = [
+        TargetResult(target=target.name, outcome=hop.outcome, cluster_name=hop.answering_cluster)
+        for target, (hop, _) in zip(targets, probes, strict=True)
+    ]
     verdicts = {check.verdict for check in checks}
     return CheckReport(
         verdict="fail" if "fail" in verdicts else "warn" if "warn" in verdicts else "pass",
+        targets=results,
         checks=checks,
         millis=round((time.perf_counter() - started) * 1000, 3),
     )

@@ -82,6 +82,7 @@ def names_of(
     return {
         "caller": caller,
         "producer": producer,
+        "here": here.cluster_name if here.cluster_name != LOCAL else "the caller's cluster",
         "namespace": target.namespace or own_namespace,
         "service": target.service or "sample-producer",
         "host": target.host,

@@ -184,6 +184,12 @@ class Hop(Wire):
     diagnosis: Diagnosis | None = Field(default=None, description="null: the call is plainly `ok`")
     dns: DnsReport | None = Field(default=None, description="asked only when no reply came")
 
+    @property
+    def answering_cluster(self) -> str | None:
+        """The cluster of the producer, if it said one."""
+        there = self.producer_metadata
+        return there.cluster_name if there and there.cluster_name != LOCAL else None
+
 
 def crossing_of(here: ClusterMetadata, there: ClusterMetadata | None) -> Crossing:
     """Compare both identities. Clusters of one name in two locations are two clusters."""

@@ -92,9 +92,7 @@ async def call_producer(
     if hop is None:
         request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST, outcome="cancelled")
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    request.scope["observed"].update(
-        outcome=hop.outcome.value, peerCluster=hop.producer_metadata.cluster_name if hop.producer_metadata else None
-    )
+    request.scope["observed"].update(outcome=hop.outcome.value, peerCluster=hop.answering_cluster)
     status = hop.status_code if pass_through else 200
     body = b"" if status in BODILESS else hop.model_dump_json(by_alias=True)
     return Response(body, status, media_type=None if status in BODILESS else "application/json")
@@ -124,13 +122,10 @@ def allowed(name: str | None, settings: Settings) -> Target:
 
     :raises Refused: 422 with the list of what is allowed: no host from a request is ever called.
     """
-    if name is None:
-        return settings.producer_url
-    for target in settings.targets:
-        if name in (target.name, target.host, f"{target.host}:{target.port}"):
-            return target
-    names = ", ".join(target.name for target in settings.targets)
-    raise Refused(422, [FieldError(field="target", value=name[:100], message=f"not allowed; allowed are: {names}")])
+    try:
+        return settings.target(name)
+    except ValueError as error:
+        raise Refused(422, [FieldError(field="target", value=str(name)[:100], message=str(error))]) from None
 
 
 async def while_client_waits(

@@ -33,3 +33,15 @@ class Settings(ServiceSettings):
     def targets(self) -> tuple[Target, ...]:
         """The addresses that may be called, `PRODUCER_URL` first."""
         return tuple(dict.fromkeys((self.producer_url, *self.compare_urls)))
+
+    def target(self, name: str | None) -> Target:
+        """The allowed address of that name, host or host:port; the first when none is named.
+
+        :raises ValueError: it is none of them; says which are.
+        """
+        if name is None:
+            return self.producer_url
+        for target in self.targets:
+            if name in (target.name, target.host, f"{target.host}:{target.port}"):
+                return target
+        raise ValueError(f"not allowed; allowed are: {', '.join(target.name for target in self.targets)}")

@@ -33,6 +33,8 @@ class Identity:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
+        self.asked = asyncio.Event()
+        """Set when the metadata server was asked for the first time, whatever came of it."""
         self.become(metadata_from(settings, {}), "environment")
 
     def become(self, metadata: ClusterMetadata, source: str) -> None:
@@ -55,6 +57,7 @@ class Identity:
     async def _ask_until_answered(self) -> None:
         host = self.settings.gce_metadata_host
         if host == "none":
+            self.asked.set()
             return
         async with httpx.AsyncClient(
             base_url=f"http://{host}",
@@ -72,6 +75,8 @@ class Identity:
                 else:
                     self.become(metadata_from(self.settings, document), "metadata server")
                     return
+                finally:
+                    self.asked.set()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

@@ -6,7 +6,9 @@ With `--check` it writes nothing and ends with status 1 if a document is not as 
 import sys
 from pathlib import Path
 
+from caller.causes import ANY, TABLE, Row
 from caller.settings import Settings as CallerSettings
+from caller.target import NameKind
 from common.settings import ServiceSettings
 from producer.settings import Settings as ProducerSettings
 
@@ -24,7 +26,70 @@ def settings_table(settings: type[ServiceSettings], base: type[ServiceSettings] 
     return "\n".join(rows)
 
 
+NAMES = {
+    "caller": "caller-cluster",
+    "producer": "producer-cluster",
+    "here": "caller-cluster",
+    "namespace": "istio-apps",
+    "service": "sample-producer",
+    "port": "8080",
+    "peer": "34.118.229.70:8080",
+    "peer_cluster": "producer-cluster",
+    "proxy": "Envoy",
+    "evidence": "server: envoy",
+    "status": "503",
+    "error": "…",
+    "millis": "2",
+    "dns": "5000",
+    "delay": "70000",
+    "seconds": "…",
+    "service_account": "sample-caller-sa",
+    "control": "kubernetes.default.svc.cluster.local",
+}
+"""The README's names, for what a call would fill in."""
+
+HOSTS: dict[NameKind, str] = {
+    "clusterset.local": "sample-producer.istio-apps.svc.clusterset.local",
+    "cluster.local": "sample-producer.istio-apps.svc.cluster.local",
+    "short": "sample-producer",
+    "other": "producer.example.com",
+}
+TWINS: dict[NameKind, NameKind] = {"clusterset.local": "cluster.local"}
+
+
+def cause_table() -> str:
+    """The table of causes, a section a row."""
+    return "\n\n".join(section(row) for row in TABLE)
+
+
+def section(row: Row) -> str:
+    kind = row.kinds[0]
+    host = HOSTS[kind]
+    twin = HOSTS[TWINS.get(kind, "clusterset.local")]
+    names = NAMES | {"host": host, "name": f"http://{host}:8080", "twin": twin}
+    words = ", ".join(f"`{outcome}`" for outcome in row.outcomes)
+    kinds = "" if row.kinds == ANY else f" on a {' or '.join(row.kinds)} name"
+    lines = [f"## {words}{kinds}: {row.title}", "", row.summary.format_map(names)]
+    for number, cause in enumerate(row.causes, 1):
+        seen = " *(seen)*" if cause.sign else ""
+        indent = " " * len(f"{number}. ")
+        lines += [
+            "",
+            f"{number}. {cause.cause.format_map(names)}{seen}",
+            "",
+            f"{indent}    {cause.command.format_map(names)}",
+            "",
+            f"{indent}Then: {cause.fix.format_map(names)} ([source]({source_link(cause.source)})).",
+        ]
+    return "\n".join(lines)
+
+
+def source_link(source: str) -> str:
+    return source if "://" in source else f"../{source}"
+
+
 SECTIONS = {
+    "docs/when-it-does-not-work.md": {"table": cause_table()},
     "README.md": {
         "settings of both": settings_table(ServiceSettings),
         "settings of the caller": settings_table(CallerSettings, ServiceSettings),

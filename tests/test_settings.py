@@ -14,7 +14,7 @@ from tests.processes import ROOT
     [
         ("sample-producer", "http://sample-producer:8080/producer/messages", "short"),
         ("sample-producer.istio-apps", "http://sample-producer.istio-apps:8080/producer/messages", "short"),
-        ("localhost:9", "http://localhost:9/producer/messages", "short"),
+        ("localhost:9", "http://localhost:9/producer/messages", "other"),
         ("http://sample-producer:8080/", "http://sample-producer:8080/producer/messages", "short"),
         ("http://gateway.example.com/prefix", "http://gateway.example.com/prefix/producer/messages", "other"),
         ("https://producer.example.com", "https://producer.example.com/producer/messages", "other"),
