@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 
 import aiohttp
@@ -165,6 +166,7 @@ class Hop(Wire):
         description="of the producer or a proxy; of a failed exchange what a gateway would say: 502 or 504"
     )
     reply_status: int | None = Field(description="the status that came in, also of a `bad_reply`; null: none came")
+    started_at: float = Field(description="seconds since the epoch, by the caller's clock")
     round_trip_time_millis: float = Field(description="from the start of the call to the last byte of the reply")
 
     outcome: Outcome
@@ -176,10 +178,10 @@ class Hop(Wire):
     addresses: list[str] = Field(description="what getaddrinfo gave for this call; empty: not asked")
     connection: Connection
     phases: Phases
-    clock_skew: ClockSkew | None = Field(description="null: the reply has no `x-producer-time`")
     sent_headers: Headers = Field(description="the request headers as the caller sent them; secrets masked")
     returned_headers: Headers = Field(description="the headers of the reply; secrets masked")
 
+    clock_skew: ClockSkew | None = Field(default=None, description="null: the reply has no `x-producer-time`")
     header_diff: HeaderDiff | None = None
     diagnosis: Diagnosis | None = Field(default=None, description="null: the call is plainly `ok`")
     dns: DnsReport | None = Field(default=None, description="asked only when no reply came")
@@ -195,15 +197,27 @@ def crossing_of(here: ClusterMetadata, there: ClusterMetadata | None) -> Crossin
     """Compare both identities. Clusters of one name in two locations are two clusters."""
     if there is None:
         return Crossing()
+    return compared(
+        (here.cluster_name, there.cluster_name),
+        (here.cluster_location, there.cluster_location),
+        (here.zone, there.zone),
+        (here.region, there.region),
+    )
 
-    def differ(*pairs: tuple[str, str]) -> bool | None:
-        known = [(a, b) for a, b in pairs if LOCAL not in (a, b)]
-        return any(a != b for a, b in known) if known else None
 
-    cluster = differ((here.cluster_name, there.cluster_name))
-    if cluster is False:
-        cluster = differ((here.cluster_name, there.cluster_name), (here.cluster_location, there.cluster_location))
-    return Crossing(cluster=cluster, zone=differ((here.zone, there.zone)), region=differ((here.region, there.region)))
+@lru_cache(maxsize=256)
+def compared(
+    cluster: tuple[str, str], location: tuple[str, str], zone: tuple[str, str], region: tuple[str, str]
+) -> Crossing:
+    """Few pairs answer many calls, so the answer is kept."""
+
+    def differ(pair: tuple[str, str]) -> bool | None:
+        return None if LOCAL in pair else pair[0] != pair[1]
+
+    apart = differ(cluster)
+    if apart is False and differ(location):
+        apart = True
+    return Crossing(cluster=apart, zone=differ(zone), region=differ(region))
 
 
 class ReplyTooLarge(Exception):
@@ -402,22 +416,22 @@ def metadata_of(headers: Headers, ack: MessageAck | None) -> ClusterMetadata | N
     return None
 
 
-def clock_skew_of(headers: Headers, sent_at: float, received_at: float, work_millis: float | None) -> ClockSkew | None:
-    """By the clock that the producer puts into its reply.
-
-    :param sent_at: when the request was sent, in seconds by the caller's clock; `received_at`: when the reply began.
-    :param work_millis: what the producer spent, delay included, before it looked at its clock.
-    """
+def clock_skew_of(hop: Hop) -> ClockSkew | None:
+    """By the clock that the producer put into its reply, which it looked at after its delay and its work."""
+    phases = hop.phases
     try:
-        theirs = float(headers["x-producer-time"][0])
+        theirs = float(hop.returned_headers["x-producer-time"][0])
     except (KeyError, ValueError):
         return None
     if not math.isfinite(theirs):
         return None
-    earliest = sent_at + (work_millis or 0) / 1000
-    middle = (earliest + received_at) / 2
+    before = sum(
+        millis or 0 for millis in (phases.dns_millis, phases.connect_millis, phases.tls_millis, phases.send_millis)
+    )
+    earliest = hop.started_at * 1000 + before + (phases.producer_delay_millis or 0) + (phases.producer_work_millis or 0)
+    latest = hop.started_at * 1000 + before + (phases.wait_millis or 0)
     return ClockSkew(
-        millis=round((theirs - middle) * 1000, 3), error_millis=round(max(received_at - earliest, 0) * 500, 3)
+        millis=round(theirs * 1000 - (earliest + latest) / 2, 3), error_millis=round(max(latest - earliest, 0) / 2, 3)
     )
 
 

@@ -3,10 +3,10 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import aiohttp
 import httpx
@@ -46,6 +46,17 @@ from common.messages import ClusterMetadata, Headers, Message
 
 IDLE_SECONDS = 15
 """How long an idle connection is kept: less than the producer's keep-alive and less than its drain on Kubernetes."""
+
+MESSAGE_FIELDS = set(Message.model_fields)
+"""What is sent of a message; the caller's own fields are not the producer's."""
+
+SENT = (
+    (b"accept", b"application/json"),
+    (b"accept-encoding", b"identity"),
+    (b"content-type", b"application/json"),
+    (b"user-agent", f"sample-caller/{__version__}".encode()),
+)
+"""Headers of every request; of the request that a call is made for, only the trace context is passed on."""
 
 GOOD_SECONDS = 1.0
 """How long an answer of the resolver is shown again."""
@@ -135,7 +146,7 @@ class ProducerClient:
         return hop
 
     async def explain(self, hop: Hop, message: Message, target: Target) -> Hop:
-        """The hop with its header diff and its diagnosis; where no reply came, also with what the resolver says."""
+        """The hop with header diff, clock skew and diagnosis; where no reply came, also with what the resolver says."""
         dns, control = None, None
         if hop.answered_by.who == "caller":
             dns, control = await self.dns.about(target)
@@ -144,24 +155,23 @@ class ProducerClient:
             hop, target, message, dns=dns, control=control, last_seen=self.last_seen.get(target), timeouts=timeouts
         )
         diff = header_diff(hop.sent_headers, hop.producer_headers, hop.returned_headers)
-        return hop.model_copy(update={"dns": dns, "diagnosis": diagnosis, "header_diff": diff})
+        return hop.model_copy(
+            update={"dns": dns, "diagnosis": diagnosis, "header_diff": diff, "clock_skew": clock_skew_of(hop)}
+        )
 
     def request(self, message: Message, target: Target, inbound: Mapping[str, str]) -> httpx.Request:
-        return httpx.Request(
+        request = httpx.Request(
             "POST",
             target.url,
-            headers={
-                "accept": "application/json",
-                "accept-encoding": "identity",
-                "content-type": "application/json",
-                "user-agent": f"sample-caller/{__version__}",
-                **trace_context(inbound),
-            },
-            content=message.model_dump_json(
-                by_alias=True, exclude_none=True, include=set(Message.model_fields)
-            ).encode(),
+            headers=[
+                *SENT,
+                *((name.encode(), value.encode("latin-1")) for name, value in trace_context(inbound).items()),
+            ],
+            content=message.model_dump_json(by_alias=True, exclude_none=True, include=MESSAGE_FIELDS).encode(),
             extensions={"timeout": self.timeouts},
         )
+        request.headers.encoding = "latin-1"  # httpx would try others on every access
+        return request
 
     async def read(self, response: httpx.Response) -> bytes:
         """The whole body.
@@ -170,7 +180,9 @@ class ProducerClient:
         """
         limit = self.settings.max_reply_bytes
         body = bytearray()
-        async for chunk in response.aiter_bytes():
+        encoded = any(name.lower() == b"content-encoding" for name, _ in response.headers.raw)
+        stream = response.aiter_bytes() if encoded else response.stream
+        async for chunk in cast(AsyncIterable[bytes], stream):
             body += chunk
             if len(body) > limit:
                 raise ReplyTooLarge(f"the reply has more than {limit} bytes (MAX_REPLY_BYTES)")
@@ -191,7 +203,6 @@ class ProducerClient:
         ack = ack_of(body, message.id) if response else None
         phases = trace.phases()
         text: str | None = None
-        spent_by_producer = 0.0
         if error is not None or response is None:
             outcome, text = failure_of(error or aiohttp.ServerDisconnectedError(), trace.open)
             answered_by = AnsweredBy(who="caller", name="sample-caller", evidence=text)
@@ -204,9 +215,9 @@ class ProducerClient:
                 text = reply_text(response.status_code, answered_by, returned, body, echoed=ack is not None)
             if answered_by.who == "producer":
                 phases.producer_delay_millis, phases.producer_work_millis = server_timing(returned)
-                spent_by_producer = (phases.producer_delay_millis or 0) + (phases.producer_work_millis or 0)
                 if phases.producer_work_millis is not None and phases.wait_millis is not None:
-                    phases.network_millis = round(max(phases.wait_millis - spent_by_producer, 0), 3)
+                    spent = (phases.producer_delay_millis or 0) + phases.producer_work_millis
+                    phases.network_millis = round(max(phases.wait_millis - spent, 0), 3)
         here, there = self.identity.metadata, metadata_of(returned, ack)
         return Hop(
             id=message.id,
@@ -217,6 +228,7 @@ class ProducerClient:
             producer_metadata=there,
             status_code=status,
             reply_status=response.status_code if response else None,
+            started_at=trace.started_at,
             round_trip_time_millis=round(trace.seconds() * 1000, 3),
             outcome=outcome,
             answered_by=answered_by,
@@ -227,7 +239,6 @@ class ProducerClient:
             addresses=trace.addresses,
             connection=Connection(mode=connection, **trace.connection),
             phases=phases,
-            clock_skew=clock_skew_of(returned, *trace.wall_clock_of_wait(), spent_by_producer),
             sent_headers=masked(trace.sent_headers),
             returned_headers=returned,
         )
@@ -293,12 +304,6 @@ class Trace:
 
     def seconds(self) -> float:
         return self.last - self.started
-
-    def wall_clock_of_wait(self) -> tuple[float, float]:
-        """When the wait for the reply began and ended, in seconds since the epoch."""
-        before = sum(self.millis.get(f"{phase}_millis", 0) for phase in ("dns", "connect", "tls", "send")) / 1000
-        wait = self.millis.get("wait_millis", 0) / 1000
-        return self.started_at + before, self.started_at + before + wait
 
     def phases(self) -> Phases:
         return Phases.model_validate({name: round(millis, 3) for name, millis in self.millis.items()})

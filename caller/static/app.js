@@ -2,75 +2,52 @@
 /**
  * From the form to a call, and from its reply to the page.
  *
- * @import { Reply } from "./call.js"
+ * @import { Reply } from "./api.js"
+ * @import { Hop } from "./wire.js"
  */
 
-import { call, targetNames } from "./call.js";
-import { one, part } from "./dom.js";
-import { clearProblem, messageOf, offerTargets, showProblem } from "./form.js";
+import { call, lookUpTargets } from "./api.js";
+import { offerCopying } from "./copy.js";
+import { one, say } from "./dom.js";
+import { clearProblem, messageOf, offer, showProblem } from "./form.js";
+import { foldPreflight } from "./preflight.js";
+import { whileRunning } from "./running.js";
 import { showHop } from "./view.js";
-import { sentenceOf } from "./words.js";
+import { failureText, hopText } from "./words.js";
 
 const form = one(document, "#message", HTMLFormElement);
-const submit = one(form, "#submit", HTMLButtonElement);
-const cancel = one(form, "#cancel", HTMLButtonElement);
 const sentence = one(document, "#sentence", HTMLOutputElement);
-const progress = one(form, "#progress", HTMLProgressElement);
 const hop = one(document, "#hop", HTMLElement);
-const copy = one(hop, "#copy", HTMLButtonElement);
-
-let running = new AbortController();
+const controls = {
+  starts: [one(form, "#submit", HTMLButtonElement)],
+  cancel: one(form, "#cancel", HTMLButtonElement),
+  progress: one(form, "#progress", HTMLProgressElement),
+  region: hop,
+};
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const submitHadFocus = document.activeElement === submit;
-  running = new AbortController();
   clearProblem(form);
-  say("calling", "calling…");
-  showRunning(true);
-  const reply = await call(messageOf(form), running.signal);
-  const focusIsLost = document.activeElement === document.body || document.activeElement === cancel;
-  showRunning(false);
-  showReply(reply);
-  if (submitHadFocus && focusIsLost) submit.focus({ preventScroll: true });
+  foldPreflight();
+  say(sentence, "calling", "calling…");
+  await whileRunning(controls, async (signal) => showReply(await call(messageOf(form), signal)));
 });
 
 form.addEventListener("input", () => clearProblem(form));
 
-cancel.addEventListener("click", () => running.abort());
-
-/**
- * @param {string} outcome
- * @param {string} text
- */
-function say(outcome, text) {
-  sentence.dataset.outcome = outcome;
-  sentence.textContent = text;
-}
-
-/** @param {boolean} isRunning */
-function showRunning(isRunning) {
-  submit.disabled = isRunning;
-  cancel.hidden = !isRunning;
-  progress.hidden = !isRunning;
-  hop.ariaBusy = String(isRunning);
-}
-
-/** @param {Reply} reply */
+/** @param {Reply<Hop>} reply */
 function showReply(reply) {
-  say(reply.kind === "hop" ? reply.hop.outcome : reply.kind, sentenceOf(reply));
-  hop.hidden = reply.kind !== "hop";
-  if (reply.kind === "hop") showHop(hop, reply.hop);
-  if (reply.kind === "problem") showProblem(form, reply.problem);
-  copy.textContent = "Copy";
+  hop.hidden = reply.kind !== "answer";
+  if (reply.kind === "answer") {
+    say(sentence, reply.answer.outcome, hopText(reply.answer));
+    showHop(hop, reply.answer);
+  } else {
+    say(sentence, reply.kind, failureText(reply));
+    if (reply.kind === "problem") showProblem(form, reply.problem);
+  }
 }
 
-// A page that did not come over HTTPS or from localhost has no clipboard.
-copy.hidden = !("clipboard" in navigator);
+offerCopying();
 
-copy.addEventListener("click", async () => {
-  await navigator.clipboard.writeText(part(hop, "raw").textContent ?? "");
-  copy.textContent = "Copied";
-});
-
-offerTargets(form, await targetNames());
+const targets = await lookUpTargets(new AbortController().signal);
+if (targets.kind === "answer") offer(form, targets.answer);

@@ -35,6 +35,18 @@ export function copyOf(id) {
 }
 
 /**
+ * A copy of what a `<template>` holds, with these texts in its parts.
+ *
+ * @param {string} id
+ * @param {Record<string, string | null>} texts by the name of the part
+ */
+export function filled(id, texts) {
+  const copy = copyOf(id);
+  for (const [name, text] of Object.entries(texts)) part(copy, name).textContent = text;
+  return copy;
+}
+
+/**
  * A row of a table with its two cells.
  *
  * @param {string} id of the template
@@ -46,4 +58,37 @@ export function row(id, head, value) {
   one(copy, "th", HTMLTableCellElement).textContent = head;
   one(copy, "td", HTMLTableCellElement).textContent = value;
   return copy;
+}
+
+/**
+ * A name and a value of a definition list.
+ *
+ * @param {string} name
+ * @param {string} value
+ */
+export function entry(name, value) {
+  return filled("entry", { name, value });
+}
+
+/**
+ * A word with the shape and the colour that belong to it.
+ *
+ * @param {Element} element
+ * @param {string} mark of those in marks.css
+ * @param {string} word
+ */
+export function setMark(element, mark, word = mark) {
+  element.classList.add("mark");
+  element.setAttribute("data-mark", mark);
+  element.textContent = word;
+}
+
+/**
+ * @param {HTMLOutputElement} sentence
+ * @param {string} outcome
+ * @param {string} text
+ */
+export function say(sentence, outcome, text) {
+  sentence.dataset.outcome = outcome;
+  sentence.textContent = text;
 }

@@ -2,10 +2,12 @@
 /**
  * The form: its fields as a message, and what was wrong with them.
  *
- * @import { Message, Problem } from "./wire.js"
+ * @import { Message, Problem, Targets } from "./wire.js"
  */
 
 import { one } from "./dom.js";
+
+const number = new Intl.NumberFormat("en");
 
 /**
  * @param {HTMLFormElement} form
@@ -17,20 +19,40 @@ export function messageOf(form) {
     payload: one(form, "#payload", HTMLTextAreaElement).value,
     delay: one(form, "#delay", HTMLInputElement).valueAsNumber,
     responseCode: one(form, "#responseCode", HTMLInputElement).valueAsNumber,
+    connection: one(form, "#connection", HTMLSelectElement).value === "fresh" ? "fresh" : "reuse",
     ...(target && { target }),
   };
 }
 
 /**
- * Offer a choice of targets, if there is one.
+ * Offer what the caller offers: a choice of targets, if there is one, and its limits.
  *
  * @param {HTMLFormElement} form
- * @param {string[]} names
+ * @param {Targets} offered
  */
-export function offerTargets(form, names) {
-  if (names.length < 2) return;
-  one(form, "#target", HTMLSelectElement).replaceChildren(...names.map((name) => new Option(name, name)));
-  one(form, '[data-field="target"]', HTMLElement).hidden = false;
+export function offer(form, { targets, maxPayloadBytes, maxDelayMillis }) {
+  const options = targets.map(({ name }) => new Option(name, name));
+  one(form, "#target", HTMLSelectElement).replaceChildren(...options);
+  one(form, '[data-field="target"]', HTMLElement).hidden = options.length < 2;
+  one(form, "#delay", HTMLInputElement).max = String(maxDelayMillis);
+  one(form, "#delay-hint", HTMLElement).textContent = `0 to ${number.format(maxDelayMillis)}`;
+  one(form, "#payload-hint", HTMLElement).textContent = `at most ${number.format(maxPayloadBytes)} bytes of UTF-8`;
+  const payload = one(form, "#payload", HTMLTextAreaElement);
+  const limit = () => limitBytes(payload, maxPayloadBytes);
+  payload.addEventListener("input", limit);
+  limit();
+}
+
+/**
+ * `maxlength` counts UTF-16 code units; the caller counts bytes.
+ *
+ * @param {HTMLTextAreaElement} payload
+ * @param {number} most
+ */
+function limitBytes(payload, most) {
+  const { length } = new TextEncoder().encode(payload.value);
+  const message = `${number.format(length)} bytes of UTF-8 are more than ${number.format(most)}`;
+  payload.setCustomValidity(length > most ? message : "");
 }
 
 /**

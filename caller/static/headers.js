@@ -16,7 +16,7 @@ const PLACES = [
 ];
 
 /**
- * Put the four tables into `root`; those that are open stay open.
+ * The four tables, in full; those that are open stay open.
  *
  * @param {Element} root
  * @param {Hop} hop

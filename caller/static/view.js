@@ -2,13 +2,16 @@
 /**
  * A hop on the page, below the sentence.
  *
- * @import { ClusterMetadata, Hop } from "./wire.js"
+ * @import { ClusterMetadata, DnsReport, Hop } from "./wire.js"
  */
 
-import { copyOf, one, part } from "./dom.js";
+import { showDiagnosis } from "./diagnosis.js";
+import { showHeaderDiff } from "./diff.js";
+import { dnsReport } from "./dns.js";
+import { entry, part } from "./dom.js";
 import { showHeaders } from "./headers.js";
 import { phaseBar, phaseRows } from "./phases.js";
-import { borders, choice, exactly, statusText, verdict } from "./words.js";
+import { borders, choice, exactly, skewText, statusText, verdict } from "./words.js";
 
 /** @type {[keyof ClusterMetadata, string][]} */
 const METADATA = [
@@ -30,7 +33,8 @@ const METADATA = [
  * @param {Hop} hop
  */
 export function showHop(root, hop) {
-  part(root, "error").textContent = hop.error;
+  showDiagnosis(part(root, "diagnosis"), hop);
+  showDns(part(root, "dns"), hop.dns);
   part(root, "crossing").dataset.crossing = choice(hop.crossing.cluster);
   part(root, "verdict").textContent = verdict(hop.crossing);
   part(root, "borders").textContent = borders(hop.crossing);
@@ -45,8 +49,18 @@ export function showHop(root, hop) {
   part(root, "received").textContent = hop.received;
   part(root, "received").hidden = hop.received === null;
   part(root, "nothingReceived").hidden = hop.received !== null;
+  showHeaderDiff(part(root, "headerDiff"), hop);
   showHeaders(part(root, "headers"), hop);
   part(root, "raw").textContent = JSON.stringify(hop, null, 2);
+}
+
+/**
+ * @param {HTMLElement} card
+ * @param {DnsReport | null} dns
+ */
+function showDns(card, dns) {
+  card.hidden = dns === null;
+  if (dns) part(card, "report").replaceChildren(dnsReport(dns));
 }
 
 /** @param {ClusterMetadata | null} metadata */
@@ -64,6 +78,7 @@ function callEntries(hop) {
     entry("Answered By", who === "caller" ? "nobody; the caller speaks" : `${who} ${name}`),
     entry("Evidence", evidence),
     entry("Fault Applied", choice(hop.faultApplied)),
+    entry("Clock Skew", skewText(hop.clockSkew)),
     entry("Target", hop.target),
     entry("Id", hop.id),
   ];
@@ -81,15 +96,4 @@ function connectionEntries({ addresses, connection }) {
     entry("TLS Version", connection.tlsVersion ?? "none"),
     entry("TLS Peer Name", connection.tlsPeerName ?? "none"),
   ];
-}
-
-/**
- * @param {string} name
- * @param {string} value
- */
-function entry(name, value) {
-  const copy = copyOf("entry");
-  one(copy, "dt", HTMLElement).textContent = name;
-  one(copy, "dd", HTMLElement).textContent = value;
-  return copy;
 }

@@ -6,6 +6,7 @@
  * @property {string} payload
  * @property {number} delay
  * @property {number} responseCode
+ * @property {"reuse" | "fresh"} connection
  * @property {string} [target] left out: the caller's first
  *
  * @typedef {object} ClusterMetadata
@@ -48,6 +49,49 @@
  * @property {boolean | null} region
  * @property {boolean | null} zone
  *
+ * @typedef {object} ClockSkew the producer's clock less the caller's
+ * @property {number} millis
+ * @property {number} errorMillis
+ *
+ * @typedef {{cause: string, command: string, fix: string, source: string}} DiagnosedCause
+ *
+ * @typedef {object} Diagnosis
+ * @property {"error" | "warning"} severity
+ * @property {string} title
+ * @property {string} summary
+ * @property {DiagnosedCause[]} causes the likeliest first
+ *
+ * @typedef {object} HeaderChange values null: that side did not have it, or is not known to
+ * @property {string} name
+ * @property {"tracing" | "forwarding" | "mesh" | "load balancer" | "other"} group
+ * @property {"same" | "added" | "changed" | "removed"} change
+ * @property {string[] | null} sent
+ * @property {string[] | null} received
+ *
+ * @typedef {{request: HeaderChange[], reply: HeaderChange[]}} HeaderDiff
+ *
+ * @typedef {object} DnsAnswer
+ * @property {string} name
+ * @property {string} type
+ * @property {string} rcode
+ * @property {string[]} addresses
+ * @property {number | null} ttl seconds
+ * @property {number} millis
+ * @property {string | null} nameserver
+ *
+ * @typedef {{name: string, answers: DnsAnswer[]}} Candidate
+ *
+ * @typedef {object} DnsReport
+ * @property {string} host
+ * @property {{addresses: string[], error: string | null, millis: number}} system what getaddrinfo gave
+ * @property {DnsAnswer[]} absolute empty for an address
+ * @property {Candidate[]} candidates what a lookup tries, in order
+ * @property {boolean} hostsFile
+ * @property {number} queries
+ * @property {number} wastedQueries
+ * @property {DnsAnswer[]} twin the same Service under the other suffix
+ * @property {{nameservers: string[], search: string[], ndots: number, error: string | null}} resolvConf
+ *
  * @typedef {object} Hop one call to the producer and everything learnt from it
  * @property {string} id
  * @property {string | null} received
@@ -58,6 +102,7 @@
  * @property {ClusterMetadata} callerMetadata
  * @property {ClusterMetadata | null} producerMetadata
  * @property {number} statusCode
+ * @property {number | null} replyStatus null: none came in
  * @property {number} roundTripTimeMillis
  * @property {string} outcome
  * @property {{who: "producer" | "proxy" | "caller", name: string, evidence: string}} answeredBy
@@ -68,6 +113,24 @@
  * @property {string[]} addresses
  * @property {Connection} connection
  * @property {Phases} phases
+ * @property {ClockSkew | null} clockSkew
+ * @property {HeaderDiff | null} headerDiff
+ * @property {Diagnosis | null} diagnosis
+ * @property {DnsReport | null} dns
+ *
+ * @typedef {object} Targets
+ * @property {{name: string, kind: string, dns: DnsReport}[]} targets
+ * @property {number} maxPayloadBytes
+ * @property {number} maxDelayMillis
+ *
+ * @typedef {object} Check
+ * @property {string} check
+ * @property {string | null} target null: not about one target
+ * @property {"pass" | "warn" | "fail" | "skip"} verdict
+ * @property {string} evidence
+ * @property {string | null} nextStep
+ *
+ * @typedef {{verdict: string, checks: Check[], millis: number}} CheckReport
  *
  * @typedef {object} Problem the caller's refusal (RFC 9457)
  * @property {string} title

@@ -2,17 +2,31 @@
 /**
  * What the page says about a call, as text.
  *
- * @import { Reply } from "./call.js"
- * @import { Crossing, Hop } from "./wire.js"
+ * @import { Failure } from "./api.js"
+ * @import { ClockSkew, Crossing, Hop } from "./wire.js"
  */
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const signed = new Intl.NumberFormat("en", { maximumFractionDigits: 1, signDisplay: "always" });
 const exact = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
 
 /** @param {number} millis */
 export function roughly(millis) {
   return `${(millis < 10 ? tenths : whole).format(millis)} ms`;
+}
+
+/** @param {number} millis */
+export function milliseconds(millis) {
+  return `${tenths.format(millis)} ms`;
+}
+
+/**
+ * @param {number} count
+ * @param {string} singular
+ */
+export function counted(count, singular, plural = `${singular}s`) {
+  return `${whole.format(count)} ${count === 1 ? singular : plural}`;
 }
 
 /** @param {number} millis */
@@ -32,14 +46,12 @@ export function choice(value, yes = "yes", no = "no", unknown = "unknown") {
 }
 
 /**
- * The reply in one sentence.
+ * Why nothing came of a request to the caller, in one sentence.
  *
- * @param {Reply} reply
+ * @param {Failure} reply
  */
-export function sentenceOf(reply) {
+export function failureText(reply) {
   switch (reply.kind) {
-    case "hop":
-      return `${reply.hop.outcome}: ${whatCame(reply.hop)}`;
     case "problem":
       return `problem: the caller answered ${reply.problem.status} ${reply.problem.title}`;
     case "foreign":
@@ -51,11 +63,21 @@ export function sentenceOf(reply) {
   }
 }
 
+/**
+ * A call in one sentence.
+ *
+ * @param {Hop} hop
+ */
+export function hopText(hop) {
+  return `${hop.outcome}: ${whatCame(hop)}`;
+}
+
 /** @param {Hop} hop */
 function whatCame(hop) {
   const time = roughly(hop.roundTripTimeMillis);
   if (hop.answeredBy.who === "caller") return `no ${usable(hop)}answer from ${hop.target} in ${time}`;
-  return `${hasStatus(hop) ? hop.statusCode : "no usable reply"} in ${time}, answered by ${answerer(hop)}`;
+  const status = isOwnStatus(hop) ? hop.statusCode : `${hop.replyStatus ?? "something"} without a usable reply`;
+  return `${status} in ${time}, answered by ${answerer(hop)}`;
 }
 
 /** @param {Hop} hop */
@@ -72,17 +94,25 @@ function answerer({ answeredBy, producerMetadata }) {
 }
 
 /**
- * Whether the status code is one that was received, not the one a gateway would answer for this failure.
+ * Whether the status code is the one that was received, not what a gateway would answer for this failure.
  *
  * @param {Hop} hop
  */
-function hasStatus(hop) {
+function isOwnStatus(hop) {
   return hop.answeredBy.who !== "caller" && hop.outcome !== "bad_reply";
 }
 
 /** @param {Hop} hop */
 export function statusText(hop) {
-  return hasStatus(hop) ? String(hop.statusCode) : `${hop.statusCode}, what a gateway would say: no usable reply came`;
+  if (isOwnStatus(hop)) return String(hop.statusCode);
+  const came = hop.replyStatus === null ? "none came in" : `${hop.replyStatus} came in`;
+  return `${came}; ${hop.statusCode} is what a gateway would say`;
+}
+
+/** @param {ClockSkew | null} skew */
+export function skewText(skew) {
+  if (skew === null) return "unknown";
+  return `${signed.format(skew.millis)} ms, give or take ${tenths.format(skew.errorMillis)}`;
 }
 
 /** @param {{contentType: string, server: string | null}} reply */

@@ -1,0 +1,68 @@
+"""Client CPU of one hop against bare aiohttp, in one run: `python -m bench.hop_cpu`.
+
+A producer runs as a process of its own; this process calls it, first with `session.post(...)` and `json()`, then with
+`ProducerClient.call`, 32 calls at once, and compares the CPU that it used itself. Rounds alternate, the median counts.
+"""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from caller.metrics import HopMetrics
+from caller.producer_client import ProducerClient
+from caller.settings import Settings
+from caller.target import parse_target
+from common.cluster import Identity
+from common.messages import Message
+from tests.processes import PRODUCER, running
+
+AT_ONCE = 32
+CALLS = 2000
+ROUNDS = 7
+
+
+async def measure(url: str) -> None:
+    settings = Settings(producer_url=parse_target(url), gce_metadata_host="none", cluster_name="bench")
+    metrics = HopMetrics(CollectorRegistry())
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        ProducerClient.opened(settings, Identity(settings), metrics) as client,
+    ):
+
+        async def bare() -> None:
+            async with session.post(f"{url}/producer/messages", json={"id": "1", "payload": "test"}) as response:
+                await response.json()
+
+        async def hop() -> None:
+            message = Message(id="1", payload="test")
+            assert (await client.call(message, settings.producer_url)).outcome == "ok"
+
+        await cpu(bare), await cpu(hop)  # warm
+        rounds = [(await cpu(bare), await cpu(hop)) for _ in range(ROUNDS)]
+    bare_cpu = statistics.median(bare for bare, _ in rounds)
+    hop_cpu = statistics.median(hop for _, hop in rounds)
+    ratio = statistics.median(hop / bare for bare, hop in rounds)
+    print(f"bare aiohttp {bare_cpu:.0f} µs, hop {hop_cpu:.0f} µs of CPU a call; ratio {ratio:.2f} (bar: at most 2)")
+
+
+async def cpu(call: Callable[[], Awaitable[None]]) -> float:
+    """Microseconds of CPU of this process per call."""
+
+    async def worker() -> None:
+        for _ in range(CALLS // AT_ONCE):
+            await call()
+
+    started = time.process_time()
+    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+    return (time.process_time() - started) / (CALLS // AT_ONCE * AT_ONCE) * 1e6
+
+
+if __name__ == "__main__":
+    with running(PRODUCER, LOG_LEVEL="warning", PATH=os.environ["PATH"]) as producer:
+        uvloop.run(measure(producer.url))

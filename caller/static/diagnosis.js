@@ -1,0 +1,47 @@
+// @ts-check
+/**
+ * What a failed call probably means and what to do next.
+ *
+ * @import { DiagnosedCause, Hop } from "./wire.js"
+ */
+
+import { filled, part, setMark } from "./dom.js";
+
+/**
+ * @param {HTMLElement} card
+ * @param {Hop} hop
+ */
+export function showDiagnosis(card, { diagnosis, error }) {
+  card.hidden = diagnosis === null;
+  if (diagnosis === null) return;
+  card.dataset.severity = diagnosis.severity;
+  setMark(part(card, "severity"), diagnosis.severity);
+  part(card, "title").textContent = diagnosis.title;
+  part(card, "summary").textContent = diagnosis.summary;
+  part(card, "error").textContent = error;
+  part(card, "causes").replaceChildren(...diagnosis.causes.map((cause, index) => causeItem(cause, index + 1)));
+}
+
+/**
+ * @param {DiagnosedCause} cause
+ * @param {number} number
+ */
+function causeItem({ cause, command, fix, source }, number) {
+  const item = filled("cause", { cause, command, fix, what: `command ${number}` });
+  part(item, "source").replaceChildren(sourceNode(source));
+  return item;
+}
+
+/**
+ * A link where it is one to the web, and only then.
+ *
+ * @param {string} source
+ */
+function sourceNode(source) {
+  if (!/^https:\/\//.test(source)) return document.createTextNode(source);
+  const link = document.createElement("a");
+  link.href = source;
+  link.rel = "noreferrer";
+  link.textContent = source;
+  return link;
+}

@@ -1,0 +1,93 @@
+// @ts-check
+/**
+ * What happened to headers on the way: the request's there, the reply's back.
+ *
+ * @import { HeaderChange, Hop } from "./wire.js"
+ */
+
+import { copyOf, filled, one, part, setMark } from "./dom.js";
+import { counted } from "./words.js";
+
+/** In the order in which the page shows them. */
+const GROUPS = ["tracing", "forwarding", "mesh", "load balancer", "other"];
+
+/**
+ * The parts of both directions that did not change stay open if they are.
+ *
+ * @param {HTMLElement} root
+ * @param {Hop} hop
+ */
+export function showHeaderDiff(root, { headerDiff }) {
+  const { request, reply } = headerDiff ?? { request: [], reply: [] };
+  showDirection(part(root, "requestDiff"), request, requestRow, {
+    head: "diff-head",
+    none: "Not known: the producer did not say what it received",
+    noChange: "Every header arrived as it was sent",
+    same: "unchanged",
+  });
+  showDirection(part(root, "replyDiff"), reply, replyRow, {
+    head: "reply-diff-head",
+    none: "No reply came",
+    noChange: "Nothing was added: every header is one that the producer sends",
+    same: "of the producer's own",
+  });
+}
+
+/**
+ * @param {HTMLElement} root
+ * @param {HeaderChange[]} changes
+ * @param {(change: HeaderChange) => HTMLElement} rowOf
+ * @param {{head: string, none: string, noChange: string, same: string}} texts
+ */
+function showDirection(root, changes, rowOf, { head, none, noChange, same }) {
+  const changed = changes.filter(({ change }) => change !== "same");
+  const unchanged = changes.filter(({ change }) => change === "same");
+  part(root, "note").textContent = changes.length === 0 ? none : changed.length === 0 ? noChange : "";
+  const fill = (/** @type {string} */ name, /** @type {HeaderChange[]} */ rows) => {
+    const table = part(root, name);
+    table.hidden = rows.length === 0;
+    one(table, "thead", HTMLElement).replaceChildren(copyOf(head));
+    for (const body of table.querySelectorAll("tbody")) body.remove();
+    table.append(...groups(rows, rowOf));
+  };
+  fill("changed", changed);
+  fill("unchanged", unchanged);
+  const details = one(root, "details", HTMLDetailsElement);
+  details.hidden = unchanged.length === 0;
+  one(details, "summary", HTMLElement).textContent = `${counted(unchanged.length, "header")} ${same}`;
+}
+
+/**
+ * @param {HeaderChange[]} changes
+ * @param {(change: HeaderChange) => HTMLElement} rowOf
+ */
+function groups(changes, rowOf) {
+  return GROUPS.flatMap((group) => {
+    const rows = changes.filter((change) => change.group === group).map(rowOf);
+    if (rows.length === 0) return [];
+    const body = filled("diff-group", { group });
+    body.append(...rows);
+    return [body];
+  });
+}
+
+/** @param {HeaderChange} change */
+function requestRow({ name, change, sent, received }) {
+  const copy = filled("diff-row", { name, before: valuesText(sent), after: valuesText(received) });
+  copy.dataset.change = change;
+  setMark(part(copy, "change"), change);
+  return copy;
+}
+
+/** @param {HeaderChange} change */
+function replyRow({ name, change, received }) {
+  const copy = filled("reply-diff-row", { name, after: valuesText(received) });
+  copy.dataset.change = change;
+  setMark(part(copy, "change"), change);
+  return copy;
+}
+
+/** @param {string[] | null} values */
+function valuesText(values) {
+  return values === null ? "" : values.join("\n");
+}

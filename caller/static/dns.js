@@ -1,0 +1,91 @@
+// @ts-check
+/**
+ * What can be known of a name: as getaddrinfo gives it, and as the resolver answers when it is asked itself.
+ *
+ * @import { Candidate, DnsAnswer, DnsReport } from "./wire.js"
+ */
+
+import { copyOf, entry, filled, part, setMark } from "./dom.js";
+import { counted, exactly, milliseconds } from "./words.js";
+
+/** @param {DnsReport} report */
+export function dnsReport(report) {
+  const copy = copyOf("dns-report");
+  part(copy, "facts").replaceChildren(...facts(report));
+  const names = [report.absolute, report.twin].filter((answers) => answers.length > 0);
+  part(copy, "names").replaceChildren(...names.map(answerTable));
+  const search = part(copy, "search");
+  search.hidden = report.candidates.length === 0;
+  part(search, "count").textContent = `What a lookup tries, in order (${report.candidates.length})`;
+  part(search, "candidates").replaceChildren(...report.candidates.map(candidateItem));
+  return copy;
+}
+
+/** @param {DnsReport} report */
+function facts(report) {
+  const { nameservers, search, ndots, error } = report.resolvConf;
+  return [
+    entry("Name", report.host),
+    entry("getaddrinfo", systemText(report)),
+    entry("A Lookup Costs", costText(report)),
+    ...(report.hostsFile ? [entry("/etc/hosts", "has the name, so a lookup asks nobody")] : []),
+    ...(error === null ? [] : [entry("/etc/resolv.conf", error)]),
+    entry("Name Servers", nameservers.join(", ") || "none"),
+    entry("Search List", search.join(" ") || "empty"),
+    entry("ndots", String(ndots)),
+  ];
+}
+
+/** @param {DnsReport} report */
+function systemText({ system }) {
+  return `${system.error ?? system.addresses.join(", ")} in ${milliseconds(system.millis)}`;
+}
+
+/** @param {DnsReport} report */
+function costText({ absolute, queries, wastedQueries }) {
+  if (absolute.length === 0) return "nothing: it is an address";
+  return queries === 0 ? "no query" : `${counted(queries, "query", "queries")}, ${wastedQueries} for nothing`;
+}
+
+/** @param {DnsAnswer[]} answers of one name */
+function answerTable(answers) {
+  const table = filled("dns-answers", { name: answers[0].name, nameserver: answers[0].nameserver ?? "nobody" });
+  part(table, "answers").replaceChildren(...answers.map(answerRow));
+  return table;
+}
+
+/** @param {DnsAnswer} answer */
+function answerRow(answer) {
+  const copy = filled("dns-answer", {
+    type: answer.type,
+    addresses: answer.addresses.join(", ") || "none",
+    ttl: answer.ttl === null ? "" : String(answer.ttl),
+    millis: exactly(answer.millis),
+  });
+  markRcode(part(copy, "rcode"), answer);
+  return copy;
+}
+
+/** @param {Candidate} candidate */
+function candidateItem({ name, answers }) {
+  const item = filled("dns-candidate", { name });
+  part(item, "rcodes").append(
+    ...answers.map((answer) => {
+      const rcode = document.createElement("span");
+      markRcode(rcode, answer);
+      rcode.textContent = `${answer.type} ${answer.rcode}`;
+      return rcode;
+    }),
+  );
+  return item;
+}
+
+/**
+ * A name that exists without an address of this type is no fault: most Services have none of IPv6.
+ *
+ * @param {Element} element
+ * @param {DnsAnswer} answer
+ */
+function markRcode(element, { rcode, addresses }) {
+  setMark(element, addresses.length > 0 ? "pass" : rcode === "NOERROR" ? "skip" : "fail", rcode);
+}
