@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic.alias_generators import to_snake
 
 from common import __version__
 
@@ -86,7 +87,7 @@ def call(
         message = Message(payload=payload, delay=delay, response_code=response_code, fault_rate=fault_rate)
     except ValidationError as invalid:
         error = invalid.errors()[0]
-        option = "--" + str(error["loc"][0]).replace("responseCode", "response-code").replace("faultRate", "fault-rate")
+        option = "--" + to_snake(str(error["loc"][0])).replace("_", "-")
         raise typer.BadParameter(f"{error['msg']}, got {error['input']}", param_hint=option) from None
 
     async def run() -> Any:

@@ -250,7 +250,7 @@ def failure_of(error: BaseException, phase: Phase) -> tuple[Outcome, str]:
             return Outcome.CLOSED, "the connection was closed before the reply was complete"
         if isinstance(cause, aiohttp.ClientResponseError | httpx.DecodingError | ReplyTooLarge):
             return Outcome.BAD_REPLY, one_line(str(getattr(cause, "message", cause)))
-    return Outcome.CLOSED, f"the connection was closed without a reply ({one_line(str(error))})"
+    return Outcome.CLOSED, "the connection was closed without a reply"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

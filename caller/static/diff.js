@@ -43,48 +43,51 @@ function showDirection(root, changes, rowOf, { head, none, noChange, same }) {
   const changed = changes.filter(({ change }) => change !== "same");
   const unchanged = changes.filter(({ change }) => change === "same");
   part(root, "note").textContent = changes.length === 0 ? none : changed.length === 0 ? noChange : "";
-  const fill = (/** @type {string} */ name, /** @type {HeaderChange[]} */ rows) => {
-    const table = part(root, name);
-    table.hidden = rows.length === 0;
-    one(table, "thead", HTMLElement).replaceChildren(copyOf(head));
-    for (const body of table.querySelectorAll("tbody")) body.remove();
-    table.append(...groups(rows, rowOf));
-  };
-  fill("changed", changed);
-  fill("unchanged", unchanged);
+  fill(part(root, "changed"), changed, rowOf, head);
+  fill(part(root, "unchanged"), unchanged, rowOf, head);
   const details = one(root, "details", HTMLDetailsElement);
   details.hidden = unchanged.length === 0;
   one(details, "summary", HTMLElement).textContent = `${counted(unchanged.length, "header")} ${same}`;
 }
 
 /**
+ * @param {HTMLElement} table
  * @param {HeaderChange[]} changes
  * @param {(change: HeaderChange) => HTMLElement} rowOf
+ * @param {string} head
  */
-function groups(changes, rowOf) {
-  return GROUPS.flatMap((group) => {
+function fill(table, changes, rowOf, head) {
+  table.hidden = changes.length === 0;
+  const columns = copyOf(head);
+  one(table, "thead", HTMLElement).replaceChildren(columns);
+  for (const body of table.querySelectorAll("tbody")) body.remove();
+  for (const group of GROUPS) {
     const rows = changes.filter((change) => change.group === group).map(rowOf);
-    if (rows.length === 0) return [];
+    if (rows.length === 0) continue;
     const body = filled("diff-group", { group });
+    one(body, "th", HTMLTableCellElement).colSpan = columns.children.length;
     body.append(...rows);
-    return [body];
-  });
+    table.append(body);
+  }
 }
 
 /** @param {HeaderChange} change */
 function requestRow({ name, change, sent, received }) {
-  const copy = filled("diff-row", { name, before: valuesText(sent), after: valuesText(received) });
-  copy.dataset.change = change;
-  setMark(part(copy, "change"), change);
-  return copy;
+  return marked(filled("diff-row", { name, before: valuesText(sent), after: valuesText(received) }), change);
 }
 
 /** @param {HeaderChange} change */
 function replyRow({ name, change, received }) {
-  const copy = filled("reply-diff-row", { name, after: valuesText(received) });
-  copy.dataset.change = change;
-  setMark(part(copy, "change"), change);
-  return copy;
+  return marked(filled("reply-diff-row", { name, after: valuesText(received) }), change);
+}
+
+/**
+ * @param {HTMLElement} row
+ * @param {HeaderChange["change"]} change
+ */
+function marked(row, change) {
+  if (change !== "same") setMark(part(row, "change"), change);
+  return row;
 }
 
 /** @param {string[] | null} values */

@@ -58,8 +58,8 @@ function answerTable(answers) {
 function answerRow(answer) {
   const copy = filled("dns-answer", {
     type: answer.type,
-    addresses: answer.addresses.join(", ") || "none",
-    ttl: answer.ttl === null ? "" : String(answer.ttl),
+    addresses: answer.addresses.join(", "),
+    ttl: answer.ttl === null ? "none" : String(answer.ttl),
     millis: exactly(answer.millis),
   });
   markRcode(part(copy, "rcode"), answer);
