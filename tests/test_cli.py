@@ -29,10 +29,10 @@ def cli(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> su
     )
 
 
-def called(*arguments: str, status: int = 1, **environment: str) -> dict[str, Any]:
-    """The hop that `call --json` printed."""
-    ended = cli("call", "--json", *arguments, **environment)
-    assert ended.returncode == status, ended.stderr
+def called(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> dict[str, Any]:
+    """The hop that `call --json` printed, of a call that is not `ok`."""
+    ended = cli("call", "--json", *arguments, prefix=prefix, **environment)
+    assert ended.returncode == 1, ended.stderr
     hop: dict[str, Any] = json.loads(ended.stdout)
     return hop
 
