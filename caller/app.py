@@ -6,9 +6,11 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from caller.checks import Preflight
-from caller.metrics import HopMetrics
+from caller.metrics import HopMetrics, RunMetrics
 from caller.producer_client import ProducerClient
 from caller.routes import router
+from caller.run_routes import Runs
+from caller.run_routes import router as run_router
 from caller.settings import Settings
 from common.lifecycle import Lifecycle
 from common.middleware import SecurityHeaders
@@ -30,13 +32,14 @@ BROWSER_HEADERS = {
 
 def create_app(settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
     service = Service(settings, lifecycle)
-    metrics = HopMetrics(service.registry)
+    metrics, run_metrics = HopMetrics(service.registry), RunMetrics(service.registry)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[dict[str, Any]]:
         async with ProducerClient.opened(settings, service.identity, metrics) as client:
-            yield {"client": client, "preflight": Preflight(client)}
+            yield {"client": client, "preflight": Preflight(client), "runs": Runs(client, run_metrics, lifecycle)}
 
     app = service.app("sample-caller", "Calls the producer and explains what happened.", router, opened)
+    app.include_router(run_router)
     app.frontend("/", directory=STATIC, fallback=None)
     return service.observed(SecurityHeaders(service.guarded(app), BROWSER_HEADERS))

@@ -1,6 +1,6 @@
 """The hop in Prometheus. Label values are bounded; none is called `cluster` or `location`, which Google reserves."""
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from caller.outcome import Hop, Outcome
 from caller.target import Target
@@ -62,3 +62,16 @@ def bounded(value: str, known: set[str]) -> str:
             return "other"
         known.add(value)
     return value
+
+
+class RunMetrics:
+    """Runs in Prometheus; their calls are hops like any other."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.runs_active = Gauge("caller_runs_active", "Runs that are going on.", registry=registry)
+        self.lateness = Histogram(
+            "caller_run_lateness_seconds",
+            "How late calls of runs were started.",
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
+            registry=registry,
+        )

@@ -29,6 +29,13 @@ class Settings(ServiceSettings):
     call_timeout_seconds: float = Field(default=65, gt=0, le=600, description="for the whole call")
     max_reply_bytes: int = Field(default=1_048_576, ge=1024, description="largest reply that is read")
 
+    run_max_rate: float = Field(default=200, gt=0, le=10_000, description="calls a second of a run by the API")
+    run_max_seconds: float = Field(default=600, gt=0, le=86_400, description="length of a run by the API")
+    run_max_in_flight: int = Field(default=500, ge=1, le=10_000, description="calls of a run that are open at once")
+    run_max_active: int = Field(
+        default=2, ge=0, le=100, description="runs at once by the API; more are 429 with `Retry-After`"
+    )
+
     @property
     def targets(self) -> tuple[Target, ...]:
         """The addresses that may be called, `PRODUCER_URL` first."""

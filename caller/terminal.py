@@ -1,4 +1,4 @@
-"""A hop and a report of checks for people at a terminal."""
+"""A hop and a report of checks, for people at a terminal."""
 
 from collections.abc import Iterator
 

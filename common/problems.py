@@ -1,7 +1,7 @@
 """Bad input and other refusals, as `application/problem+json` (RFC 9457)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -55,10 +55,11 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 class Refused(Exception):
     """A request that is understood and refused, with the fields that are to blame."""
 
-    def __init__(self, status: int, errors: Sequence[FieldError]) -> None:
+    def __init__(self, status: int, errors: Sequence[FieldError], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, errors)
         self.status = status
         self.errors = errors
+        self.headers = headers or {}
 
 
 def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Response:
@@ -80,7 +81,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
-        return problem(error.status, sentence(error.errors), error.errors)
+        response = problem(error.status, sentence(error.errors), error.errors)
+        response.headers.update(error.headers)
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -103,6 +103,7 @@
  * @property {ClusterMetadata | null} producerMetadata
  * @property {number} statusCode
  * @property {number | null} replyStatus null: none came in
+ * @property {number} startedAt seconds since the epoch
  * @property {number} roundTripTimeMillis
  * @property {string} outcome
  * @property {{who: "producer" | "proxy" | "caller", name: string, evidence: string}} answeredBy
@@ -130,7 +131,11 @@
  * @property {string} evidence
  * @property {string | null} nextStep
  *
- * @typedef {{verdict: string, checks: Check[], millis: number}} CheckReport
+ * @typedef {object} CheckReport
+ * @property {"pass" | "warn" | "fail" | "skip"} verdict the worst
+ * @property {{target: string, outcome: string, clusterName: string | null}[]} targets
+ * @property {Check[]} checks
+ * @property {number} millis
  *
  * @typedef {object} Problem the caller's refusal (RFC 9457)
  * @property {string} title
