@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -382,3 +383,28 @@ def test_the_load_balancer_uses_the_backend_config_and_outlasts_every_call() -> 
     assert check["timeoutSec"] <= check["checkIntervalSec"]
     assert check["requestPath"] == probes_of(deployment)["readinessProbe"]["httpGet"]["path"]
     assert check["port"] == container_of(deployment)["ports"][0]["containerPort"]
+
+
+def test_the_run_job_is_restricted_like_the_caller_and_no_service_takes_its_pods_for_endpoints(tmp_path: Path) -> None:
+    manifests = with_components(tmp_path, ["run-job"])
+    job = only(manifests, "Job")
+    caller = next(
+        found for found in of_kind(manifests, "Deployment") if found["metadata"]["name"] == "sample-caller-v1"
+    )
+    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "dnsConfig"):
+        assert pod_of(job)[key] == pod_of(caller)[key]
+    assert container_of(job)["securityContext"] == container_of(caller)["securityContext"]
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert job["spec"]["parallelism"] == job["spec"]["completions"] > 1
+    for service in of_kind(manifests, "Service"):
+        assert not service["spec"]["selector"].items() <= template_labels(job).items()
+
+
+def test_the_run_job_gives_arguments_that_the_command_line_takes(tmp_path: Path) -> None:
+    arguments = container_of(only(with_components(tmp_path, ["run-job"]), "Job"))["args"]
+    shorter = [value if value != "60s" else "100ms" for value in arguments]
+    environment = {"PATH": os.environ["PATH"], "GCE_METADATA_HOST": "none", "PRODUCER_URL": "http://127.0.0.1:1"}
+    command = [sys.executable, "-m", "caller", *shorter]
+    ended = subprocess.run(command, env=environment, cwd=K8S.parent, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 0, ended.stderr
+    assert '"type":"done"' in ended.stdout.splitlines()[-1]
