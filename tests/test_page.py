@@ -2,27 +2,30 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser import (
+    FORMATS,
+    assert_fits_and_is_accessible,
+    chromium,
+    entries,
+    header_table,
+    in_front_of,
+    opened,
+    outcome,
+    phases,
+    submit,
+    unfold,
+)
 from tests.conftest import CENTRAL, WEST
 from tests.processes import CALLER, PRODUCER, ROOT, Service, free_port, running
 
 STATIC = ROOT / "caller" / "static"
-NARROW, WIDE = 360, 1280
-
-CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 METADATA_LABELS = [
     "Cluster Name",
     "Cluster Location",
@@ -106,13 +109,8 @@ def test_nothing_comes_from_another_place() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_OPTIONS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -127,90 +125,10 @@ def caller(producer: Service) -> Iterator[Service]:
         yield service
 
 
-@contextmanager
-def opened(
-    browser: Browser,
-    url: str,
-    *,
-    width: int = WIDE,
-    scheme: str = "light",
-    headers: Mapping[str, str] | None = None,
-    bypass_csp: bool = False,
-) -> Iterator[Page]:
-    """The page in a browser of its own; at the end, nothing may have been amiss.
-
-    That a reply of the API is an error the browser logs by itself; all else that it logs as an error counts.
-    """
-    amiss: list[str] = []
-    context = browser.new_context(
-        viewport={"width": width, "height": 900},
-        color_scheme="dark" if scheme == "dark" else "light",
-        extra_http_headers=dict(headers or {}),
-        bypass_csp=bypass_csp,
-    )
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    page.on("pageerror", lambda error: amiss.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            amiss.append(message.text)
-            if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource")
-            else None
-        ),
-    )
-    page.on(
-        "response",
-        lambda reply: (
-            amiss.append(f"{reply.status} {reply.url}")
-            if reply.status >= 400 and not urlsplit(reply.url).path.startswith("/caller/")
-            else None
-        ),
-    )
-    try:
-        page.goto(url)
-        yield page
-    finally:
-        context.close()
-    assert amiss == []
-
-
 @pytest.fixture
 def page(browser: Browser, caller: Service) -> Iterator[Page]:
     with opened(browser, caller.url) as page:
         yield page
-
-
-def submit(page: Page, **fields: str) -> str:
-    """Fill the fields, submit, wait for the end of the call; the sentence."""
-    for name, value in fields.items():
-        page.fill(f"#{name}", value)
-    page.click("#submit")
-    expect(page.locator("#submit")).to_be_enabled()
-    return page.inner_text("#sentence")
-
-
-def entries(page: Page, part: str) -> dict[str, str]:
-    """A definition list as a dict."""
-    rows = page.locator(f"[data-part={part}] > div")
-    return dict(zip(rows.locator("dt").all_inner_texts(), rows.locator("dd").all_inner_texts(), strict=True))
-
-
-def phases(page: Page) -> dict[str, str]:
-    rows = page.locator("[data-part=phases] tr")
-    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
-
-
-def header_table(page: Page, place: str) -> dict[str, str]:
-    """The headers of one place, opened by its summary."""
-    details = page.locator("[data-part=headers] details", has_text=place)
-    details.locator("summary").click()
-    rows = details.locator("tbody tr")
-    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
-
-
-def outcome(page: Page) -> str | None:
-    return page.get_attribute("#sentence", "data-outcome")
 
 
 def test_the_form_has_the_originals_labels_and_defaults(page: Page) -> None:
@@ -260,6 +178,7 @@ def test_the_phases_are_a_table_and_a_bar_of_the_same_numbers(page: Page) -> Non
 
 def test_headers_are_shown_at_all_four_places_and_what_was_opened_stays_open(page: Page) -> None:
     submit(page)
+    page.get_by_text("All headers, as at each place").click()
     assert "user-agent" in header_table(page, "Caller Headers")
     assert header_table(page, "Sent Headers") == header_table(page, "Producer Headers")
     assert header_table(page, "Returned Headers")["x-answered-by"] == "sample-producer"
@@ -271,8 +190,9 @@ def test_the_raw_json_can_be_copied(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     submit(page, payload="to be copied", delay="0")
     page.get_by_text("Raw JSON", exact=True).click()
-    page.get_by_role("button", name="Copy").click()
-    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    page.get_by_role("button", name="Copy JSON").click()
+    expect(page.get_by_role("button", name="Copied JSON")).to_be_visible()
+    expect(page.locator("#said")).to_have_text("copied JSON")
     assert json.loads(page.evaluate("navigator.clipboard.readText()"))["received"] == "to be copied"
 
 
@@ -353,12 +273,32 @@ def test_the_browser_holds_back_a_value_out_of_its_limits(page: Page) -> None:
     assert page.inner_text("#sentence") == "no call yet"
 
 
+def test_the_callers_limits_are_the_forms_and_the_payloads_counts_bytes(browser: Browser, producer: Service) -> None:
+    limits = {"MAX_PAYLOAD_BYTES": "2000", "MAX_DELAY_MILLIS": "1500"}
+    with running(CALLER, PRODUCER_URL=producer.url, **limits, **WEST) as caller, opened(browser, caller.url) as page:
+        expect(page.locator("#payload-hint")).to_have_text("at most 2,000 bytes of UTF-8")
+        expect(page.locator("#delay-hint")).to_have_text("0 to 1,500")
+        assert page.get_attribute("#delay", "max") == "1500"
+        page.fill("#payload", "ü" * 1_001)
+        page.click("#submit")
+        message = page.locator("#payload").evaluate("field => field.validationMessage")
+        assert message == "2,002 bytes of UTF-8 are more than 2,000"
+        assert page.inner_text("#sentence") == "no call yet"
+        assert submit(page, payload="ü" * 1_000).startswith("ok: ")
+
+
+def without_limits(page: Page) -> None:
+    """The form sends what it would hold back, so that the caller refuses it."""
+    page.locator("form").evaluate("form => { form.noValidate = true }")
+
+
 def test_a_value_that_the_caller_refuses_is_marked_until_it_is_changed(page: Page) -> None:
+    without_limits(page)
     assert submit(page, payload="x" * 70_000).startswith("problem: the caller answered 413")
     detail = "70000 bytes of UTF-8 are more than 65536 (MAX_PAYLOAD_BYTES)"
     payload = page.locator("#payload")
     expect(payload).to_have_attribute("aria-invalid", "true")
-    expect(payload).to_have_accessible_description(detail)
+    expect(payload).to_have_accessible_description(re.compile(re.escape(detail)))
     expect(page.get_by_role("alert")).to_have_text(f"payload: {detail}")
     expect(page.locator("#hop")).to_be_hidden()
 
@@ -368,7 +308,7 @@ def test_a_value_that_the_caller_refuses_is_marked_until_it_is_changed(page: Pag
 
 
 def test_every_refused_field_is_marked(page: Page) -> None:
-    page.locator("form").evaluate("form => { form.noValidate = true }")
+    without_limits(page)
     submit(page, delay="-1", responseCode="700")
     marked = page.locator("[aria-invalid=true]").evaluate_all("fields => fields.map(field => field.name)")
     assert marked == ["delay", "responseCode"]
@@ -392,45 +332,6 @@ def test_a_caller_that_is_gone_is_said_to_be_silent(browser: Browser, producer: 
         assert outcome(page) == "silent"
 
 
-@contextmanager
-def in_front_of(url: str, replies: Mapping[str, tuple[int, str, str]]) -> Iterator[str]:
-    """A proxy before the caller that answers some paths itself, with status, content type and body; its URL."""
-
-    class Proxy(BaseHTTPRequestHandler):
-        server_version, sys_version = "ingress", ""
-
-        def do_GET(self) -> None:
-            self.answer()
-
-        def do_POST(self) -> None:
-            self.answer()
-
-        def answer(self) -> None:
-            sent = self.rfile.read(int(self.headers.get("content-length", 0)))
-            if self.path in replies:
-                status, kind, text = replies[self.path]
-                content = text.encode()
-            else:
-                headers = {"content-type": self.headers.get("content-type", "")}
-                reply = httpx.request(self.command, url + self.path, content=sent, headers=headers, trust_env=False)
-                status, kind, content = reply.status_code, reply.headers["content-type"], reply.content
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-
-
 def test_a_page_of_a_proxy_is_not_taken_for_the_callers_reply(browser: Browser, caller: Service) -> None:
     replies = {"/caller/messages": (502, "text/html", "<h1>Bad gateway</h1>")}
     with in_front_of(caller.url, replies) as url, opened(browser, url) as page:
@@ -440,16 +341,22 @@ def test_a_page_of_a_proxy_is_not_taken_for_the_callers_reply(browser: Browser, 
 
 def test_a_choice_of_targets_is_offered_and_sent(browser: Browser, producer: Service) -> None:
     other = f"http://127.0.0.1:{free_port()}"
-    targets = json.dumps({"targets": [{"name": producer.url}, {"name": other}]})
-    replies = {"/caller/targets": (200, "application/json", targets)}
     with (
         running(CALLER, PRODUCER_URL=producer.url, COMPARE_URLS=other, **WEST) as caller,
-        in_front_of(caller.url, replies) as url,
-        opened(browser, url) as page,
+        opened(browser, caller.url) as page,
     ):
         assert submit(page, delay="0").startswith("ok: ")
         page.get_by_label("Target").select_option(other)
         assert submit(page).startswith(f"refused: no answer from {other} ")
+
+
+def test_connections_are_reused_unless_a_fresh_one_is_asked_for(page: Page) -> None:
+    states = []
+    for choice in ("reuse", "reuse", "fresh", "reuse"):
+        page.get_by_role("combobox", name="Connection").select_option(choice)
+        submit(page, delay="0")
+        states.append((entries(page, "connection")["Asked For"], entries(page, "connection")["State"]))
+    assert states[1:] == [("reuse", "reused"), ("fresh", "new"), ("reuse", "reused")]
 
 
 def test_text_of_the_producer_is_never_taken_for_html(page: Page) -> None:
@@ -460,8 +367,7 @@ def test_text_of_the_producer_is_never_taken_for_html(page: Page) -> None:
     assert page.title() == "Service caller"
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), FORMATS)
 def test_the_page_fits_and_is_accessible(browser: Browser, caller: Service, scheme: str, width: int) -> None:
     # axe adds a style of its own while it looks, which the page's policy forbids.
     with opened(
@@ -469,14 +375,8 @@ def test_the_page_fits_and_is_accessible(browser: Browser, caller: Service, sche
     ) as page:
         assert_fits_and_is_accessible(page)
         submit(page, payload="x" * 60_000, responseCode="503")
-        for summary in page.locator("summary").all():
-            summary.click()
+        unfold(page)
         assert_fits_and_is_accessible(page)
+        without_limits(page)
         submit(page, payload="x" * 70_000)
         assert_fits_and_is_accessible(page)
-
-
-def assert_fits_and_is_accessible(page: Page) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    violations = Axe().run(page).response["violations"]
-    assert [(violation["id"], [node["target"] for node in violation["nodes"]]) for violation in violations] == []

@@ -1,0 +1,184 @@
+"""The page in a real browser, and what stands between the browser and the caller."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+NARROW, WIDE = 360, 1280
+FORMATS = [(scheme, width) for scheme in ("light", "dark") for width in (WIDE, NARROW)]
+INSECURE = "caller.invalid"
+"""A name of loopback that is no localhost to the browser: a page from there is not a secure context."""
+BY_ITSELF = ("Failed to load resource", "The Cross-Origin-Opener-Policy header has been ignored")
+"""That a reply of the API is an error, and that a page from `INSECURE` cannot be set apart."""
+CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1",
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("there is no Chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    browser: Browser,
+    url: str,
+    *,
+    width: int = WIDE,
+    scheme: str = "light",
+    headers: Mapping[str, str] | None = None,
+    bypass_csp: bool = False,
+) -> Iterator[Page]:
+    """The page in a browser of its own; at the end, nothing may have been amiss.
+
+    All that the browser logs as an error counts, but for what it says `BY_ITSELF`.
+    """
+    amiss: list[str] = []
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+        extra_http_headers=dict(headers or {}),
+        bypass_csp=bypass_csp,
+    )
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.on("pageerror", lambda error: amiss.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            amiss.append(message.text)
+            if message.type in ("error", "warning") and not message.text.startswith(BY_ITSELF)
+            else None
+        ),
+    )
+    page.on(
+        "response",
+        lambda reply: (
+            amiss.append(f"{reply.status} {reply.url}")
+            if reply.status >= 400 and not urlsplit(reply.url).path.startswith("/caller/")
+            else None
+        ),
+    )
+    try:
+        page.goto(url)
+        yield page
+    finally:
+        context.close()
+    assert amiss == []
+
+
+def submit(page: Page, **fields: str) -> str:
+    """Fill the fields, submit, wait for the end of the call; the sentence."""
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+    page.click("#submit")
+    expect(page.locator("#submit")).to_be_enabled()
+    return page.inner_text("#sentence")
+
+
+def entries(root: Page | Locator, part: str) -> dict[str, str]:
+    """A definition list as a dict."""
+    rows = root.locator(f"[data-part={part}] > div")
+    return dict(zip(rows.locator("dt").all_inner_texts(), rows.locator("dd").all_inner_texts(), strict=True))
+
+
+def phases(page: Page) -> dict[str, str]:
+    rows = page.locator("[data-part=phases] tr")
+    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
+
+
+def header_table(page: Page, place: str) -> dict[str, str]:
+    """The headers of one place, opened by its summary."""
+    details = page.locator("[data-part=headers] details", has_text=place)
+    details.locator("summary").click()
+    rows = details.locator("tbody tr")
+    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
+
+
+def outcome(page: Page) -> str | None:
+    return page.get_attribute("#sentence", "data-outcome")
+
+
+def marks(part: Locator) -> list[tuple[str, str]]:
+    """Each mark's word and shape."""
+    found: list[tuple[str, str]] = part.locator(".mark").evaluate_all(
+        "marks => marks.map(mark => [mark.textContent,"
+        " getComputedStyle(mark, '::before').content.split('\"')[1].trim()])"
+    )
+    return [(word, shape) for word, shape in found]
+
+
+def unfold(page: Page) -> None:
+    page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """An HTTP server in threads; its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def in_front_of(service: str, replies: Mapping[str, tuple[int, str, str]]) -> Iterator[str]:
+    """A proxy before the caller that answers some paths itself, with status, content type and body; its URL."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        server_version, sys_version = "ingress", ""
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def do_POST(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("content-length", 0)))
+            if self.path in replies:
+                status, kind, text = replies[self.path]
+                content = text.encode()
+            else:
+                headers = {"content-type": self.headers.get("content-type", "")}
+                reply = httpx.request(self.command, service + self.path, content=sent, headers=headers, trust_env=False)
+                status, kind, content = reply.status_code, reply.headers["content-type"], reply.content
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Proxy) as url:
+        yield url
+
+
+def assert_fits_and_is_accessible(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    violations = Axe().run(page).response["violations"]
+    assert [(violation["id"], [node["target"] for node in violation["nodes"]]) for violation in violations] == []
