@@ -43,6 +43,7 @@ class Check(Wire):
     verdict: Verdict
     evidence: str = Field(description="what was seen")
     next_step: str | None = Field(default=None, description="what to do; null when there is nothing to do")
+    command: str | None = Field(default=None, description="what confirms the likeliest cause, for a shell")
 
 
 class TargetResult(Wire):
@@ -176,14 +177,23 @@ def target_checks(target: Target, hop: Hop, dns: DnsReport) -> Iterator[Check]:
     stopped_at = None if hop.outcome is Outcome.OK else STEP_OF.get(hop.outcome, "http")
     failed = False
     for step, find in STEPS.items():
+        command = None
         if step == stopped_at:
             failed = True
             verdict, evidence, next_step = failure_finding(hop, dns if step == "dns" else None)
+            command = hop.diagnosis.causes[0].command if hop.diagnosis else None
         elif failed:
             verdict, evidence, next_step = "skip", f"{stopped_at} failed", None
         else:
             verdict, evidence, next_step = find(hop, dns)
-        yield Check(check=step, target=target.name, verdict=verdict, evidence=evidence, next_step=next_step)
+        yield Check(
+            check=step,
+            target=target.name,
+            verdict=verdict,
+            evidence=evidence,
+            next_step=next_step,
+            command=command,
+        )
 
 
 STEP_OF = {
@@ -201,10 +211,7 @@ STEP_OF = {
 def failure_finding(hop: Hop, dns: DnsReport | None) -> Finding:
     """What stopped the call, with the likeliest cause."""
     evidence = f"{hop.outcome}: {hop.error}" + (f"; {dns_text(dns)}" if dns else "")
-    if hop.diagnosis is None:
-        return "fail", evidence, None
-    first = hop.diagnosis.causes[0]
-    return "fail", evidence, f"{first.cause} Confirm with: {first.command}"
+    return "fail", evidence, hop.diagnosis.causes[0].cause if hop.diagnosis else None
 
 
 def dns_finding(hop: Hop, dns: DnsReport) -> Finding:
@@ -286,7 +293,8 @@ def clock_finding(hop: Hop, _: DnsReport) -> Finding:
     skew = hop.clock_skew
     if skew is None:
         return "skip", "the reply has no x-producer-time", None
-    evidence = f"the producer's clock less the caller's: {skew.millis:+.1f} ms, give or take {skew.error_millis:.1f} ms"
+    millis = round(skew.millis, 1) or 0.0  # and not -0.0
+    evidence = f"the producer's clock less the caller's: {millis:+.1f} ms, give or take {skew.error_millis:.1f} ms"
     if abs(skew.millis) - skew.error_millis > SKEW_MILLIS:
         return "warn", evidence, "synchronise both clocks: log lines of the two clusters do not line up"
     return "pass", evidence, None

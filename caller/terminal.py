@@ -90,6 +90,8 @@ def print_check(console: Console, check: Check) -> None:
     console.print(line, soft_wrap=True)
     if check.next_step:
         console.print(Text(f"{'':21}→ {printable(check.next_step)}"), soft_wrap=True)
+    if check.command:
+        console.print(Text(f"{'':23}{printable(check.command)}", style="cyan"), soft_wrap=True)
 
 
 def terminal() -> Console:

@@ -18,11 +18,12 @@ export function checkGroups({ checks }) {
 }
 
 /** @param {Check} check */
-function checkItem({ check, verdict, evidence, nextStep }) {
-  const item = filled("check", { check, evidence, nextStep });
+function checkItem({ check, verdict, evidence, nextStep, command }) {
+  const item = filled("check", { check, evidence, nextStep, command, what: `command of ${check}` });
   item.dataset.verdict = verdict;
   setMark(part(item, "mark"), verdict);
   part(item, "next").hidden = nextStep === null;
+  part(item, "confirm").hidden = command === null;
   return item;
 }
 

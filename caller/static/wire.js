@@ -130,6 +130,7 @@
  * @property {"pass" | "warn" | "fail" | "skip"} verdict
  * @property {string} evidence
  * @property {string | null} nextStep
+ * @property {string | null} command
  *
  * @typedef {object} CheckReport
  * @property {"pass" | "warn" | "fail" | "skip"} verdict the worst
