@@ -78,7 +78,13 @@ def in_use(port: int) -> bool:
 
 async def start(service: Service) -> asyncio.subprocess.Process:
     """A session of its own, so that Ctrl-C reaches this process only, which then stops the services in order."""
-    common = {"PORT": str(service.port), "GCE_METADATA_HOST": "none", "DRAIN_SECONDS": "0", "LOG_FORMAT": "text"}
+    common = {
+        "HOST": "127.0.0.1",
+        "PORT": str(service.port),
+        "GCE_METADATA_HOST": "none",
+        "DRAIN_SECONDS": "0",
+        "LOG_FORMAT": "text",
+    }
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
