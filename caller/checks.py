@@ -119,7 +119,7 @@ async def probe(client: ProducerClient, target: Target) -> tuple[Hop, DnsReport]
     async def explained() -> Hop:
         message = Message(payload="check")
         hop = await client.call(message, target, connection="fresh", timeout_seconds=CALL_SECONDS)
-        return await client.explain(hop, message, target)
+        return await client.explain(hop, message, target, CALL_SECONDS)
 
     hop, (dns, _) = await asyncio.gather(explained(), client.dns.about(target))
     return hop, dns

@@ -34,6 +34,8 @@ ANSWER_SECONDS = 1.5
 """How long one name server may take; in a cluster it answers in a few ms."""
 SYSTEM_SECONDS = 3.0
 """How long getaddrinfo is waited for here; it would go on for 20 s and more where the name server is silent."""
+GOOD_SECONDS = 1.0
+"""How long an answer of the resolver is shown again."""
 CONTROL_NAME = "kubernetes.default.svc.cluster.local"
 """Exists in every cluster, so a resolver that does not know it is broken, whatever the target."""
 
@@ -140,6 +142,26 @@ def scoped(address: tuple[Any, ...]) -> str:
     """The address; a link-local one of IPv6 with the interface that it is good on."""
     scope = address[3] if len(address) > 3 else 0
     return f"{address[0]}%{scope}" if scope else str(address[0])
+
+
+class Questions:
+    """Asks the resolver about a target; answers are good for a second, so that a storm of failures asks once."""
+
+    def __init__(self, lookups: Lookups) -> None:
+        self.lookups = lookups
+        self.asked: dict[str, tuple[float, asyncio.Task[tuple[DnsReport, DnsAnswer]]]] = {}
+
+    async def about(self, target: Target) -> tuple[DnsReport, DnsAnswer]:
+        """The report on the target's name, and the resolver's answer for a name that every cluster has."""
+        asked_at, asking = self.asked.get(target.host, (0.0, None))
+        if asking is None or time.monotonic() - asked_at > GOOD_SECONDS:
+            asking = asyncio.create_task(self.ask(target))
+            self.asked[target.host] = (time.monotonic(), asking)
+        # Shielded: the one who asked first may go away while others wait for the same answer.
+        return await asyncio.shield(asking)
+
+    async def ask(self, target: Target) -> tuple[DnsReport, DnsAnswer]:
+        return await asyncio.gather(report(target, self.lookups), control(read_resolv_conf()))
 
 
 async def report(target: Target, lookups: Lookups) -> DnsReport:

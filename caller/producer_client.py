@@ -1,20 +1,16 @@
 """One call to the producer: `ProducerClient.call(message, target) -> Hop`; and `explain(hop, …)`, which costs more."""
 
 import asyncio
-import ssl
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
-from typing import Any, Literal, Self, cast
+from typing import Self, cast
 
 import aiohttp
 import httpx
-from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
 from caller.diagnosis import diagnose
-from caller.dns import DnsAnswer, DnsReport, Lookups, control, read_resolv_conf, report
+from caller.dns import Lookups, Questions
 from caller.header_diff import header_diff
 from caller.metrics import HopMetrics
 from caller.outcome import (
@@ -23,8 +19,6 @@ from caller.outcome import (
     Connection,
     Hop,
     Outcome,
-    Phase,
-    Phases,
     ReplyTooLarge,
     ack_of,
     answerer,
@@ -39,13 +33,11 @@ from caller.outcome import (
 )
 from caller.settings import Settings
 from caller.target import Target
+from caller.trace import TRACE, ConnectionMode, Trace, tls_context, traced_session
 from common import __version__
 from common.cluster import Identity
 from common.headers import header_map, masked, trace_context
 from common.messages import ClusterMetadata, Headers, Message
-
-IDLE_SECONDS = 15
-"""How long an idle connection is kept: less than the producer's keep-alive and less than its drain on Kubernetes."""
 
 MESSAGE_FIELDS = set(Message.model_fields)
 """What is sent of a message; the caller's own fields are not the producer's."""
@@ -57,11 +49,6 @@ SENT = (
     (b"user-agent", f"sample-caller/{__version__}".encode()),
 )
 """Headers of every request; of the request that a call is made for, only the trace context is passed on."""
-
-GOOD_SECONDS = 1.0
-"""How long an answer of the resolver is shown again."""
-
-ConnectionMode = Literal["reuse", "fresh"]
 
 FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError, ReplyTooLarge)
 """What a call may raise because of the other side or of what lies between. Anything else is a bug of ours."""
@@ -132,6 +119,7 @@ class ProducerClient:
         except FAILURES as failure:
             error = failure
         except asyncio.CancelledError:
+            trace.finish()
             self.metrics.cancelled(target, trace.seconds())
             raise
         finally:
@@ -145,12 +133,13 @@ class ProducerClient:
             self.last_seen[target] = hop.producer_metadata
         return hop
 
-    async def explain(self, hop: Hop, message: Message, target: Target) -> Hop:
+    async def explain(self, hop: Hop, message: Message, target: Target, timeout_seconds: float | None = None) -> Hop:
         """The hop with header diff, clock skew and diagnosis; where no reply came, also with what the resolver says."""
         dns, control = None, None
         if hop.answered_by.who == "caller":
             dns, control = await self.dns.about(target)
-        timeouts = (self.settings.connect_timeout_seconds, self.settings.call_timeout_seconds)
+        call_timeout = timeout_seconds or self.settings.call_timeout_seconds
+        timeouts = (self.settings.connect_timeout_seconds, call_timeout)
         diagnosis = diagnose(
             hop, target, message, dns=dns, control=control, last_seen=self.last_seen.get(target), timeouts=timeouts
         )
@@ -193,7 +182,7 @@ class ProducerClient:
         message: Message,
         target: Target,
         connection: ConnectionMode,
-        trace: "Trace",
+        trace: Trace,
         response: httpx.Response | None,
         body: bytes,
         error: BaseException | None,
@@ -244,26 +233,6 @@ class ProducerClient:
         )
 
 
-class Questions:
-    """Asks the resolver about a target; answers are good for a second, so that a storm of failures asks once."""
-
-    def __init__(self, lookups: Lookups) -> None:
-        self.lookups = lookups
-        self.asked: dict[str, tuple[float, asyncio.Task[tuple[DnsReport, DnsAnswer]]]] = {}
-
-    async def about(self, target: Target) -> tuple[DnsReport, DnsAnswer]:
-        """The report on the target's name, and the resolver's answer for a name that every cluster has."""
-        asked_at, asking = self.asked.get(target.host, (0.0, None))
-        if asking is None or time.monotonic() - asked_at > GOOD_SECONDS:
-            asking = asyncio.create_task(self.ask(target))
-            self.asked[target.host] = (time.monotonic(), asking)
-        # Shielded: the one who asked first may go away while others wait for the same answer.
-        return await asyncio.shield(asking)
-
-    async def ask(self, target: Target) -> tuple[DnsReport, DnsAnswer]:
-        return await asyncio.gather(report(target, self.lookups), control(read_resolv_conf()))
-
-
 def reply_text(status: int, answered_by: AnsweredBy, headers: Headers, body: bytes, *, echoed: bool) -> str:
     """One sentence on a reply that is not `ok`, with the start of the body unless it is the producer's echo."""
     kind = ", ".join(headers.get("content-type", ["no content-type"]))
@@ -272,177 +241,3 @@ def reply_text(status: int, answered_by: AnsweredBy, headers: Headers, body: byt
         return text
     start = one_line(body[:800].decode("utf-8", "replace"))
     return f"{text}, {kind}: {start}" if start or status not in BODILESS else text
-
-
-class Trace:
-    """When each phase of one call ended, and what the connection was.
-
-    The phases follow one another without a gap, so that they add up to the round trip.
-    """
-
-    __slots__ = ("addresses", "connection", "last", "millis", "open", "sent_headers", "started", "started_at")
-
-    def __init__(self) -> None:
-        self.started = self.last = time.perf_counter()
-        self.started_at = time.time()
-        self.open: Phase = "connect"
-        self.millis: dict[str, float] = {}
-        self.addresses: list[str] = []
-        self.connection: dict[str, Any] = {}
-        self.sent_headers: Headers = {}
-
-    def close(self, phase: Phase, then: Phase) -> None:
-        """The phase ended now; `then` is open from now on."""
-        now = time.perf_counter()
-        key = f"{phase}_millis"
-        self.millis[key] = self.millis.get(key, 0.0) + (now - self.last) * 1000
-        self.last = now
-        self.open = then
-
-    def finish(self) -> None:
-        self.close(self.open, self.open)
-
-    def seconds(self) -> float:
-        return self.last - self.started
-
-    def phases(self) -> Phases:
-        return Phases.model_validate({name: round(millis, 3) for name, millis in self.millis.items()})
-
-    def connected_over(self, transport: asyncio.Transport | None) -> None:
-        """Take the addresses while there is a transport: aiohttp lets go of it once the body is read."""
-        if transport is None:
-            return
-        self.connection["local_address"] = address_text(transport.get_extra_info("sockname"))
-        self.connection["peer_address"] = address_text(transport.get_extra_info("peername"))
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None:
-            self.connection["tls_version"] = tls.version()
-            self.connection["tls_peer_name"] = peer_name(tls.getpeercert() or {})
-
-
-TRACE: ContextVar[Trace] = ContextVar("trace")
-"""The trace of the call that the current task makes; httpx has no way to hand one down to aiohttp's signals."""
-
-
-def address_text(address: Any) -> str | None:
-    if not address:
-        return None
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def peer_name(certificate: Mapping[str, Any]) -> str | None:
-    """The first name of a verified certificate: a DNS or URI subject alternative name, else the common name."""
-    for kind, name in certificate.get("subjectAltName", ()):
-        if kind in ("DNS", "URI", "IP Address"):
-            return str(name)
-    return next(
-        (str(value) for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), None
-    )
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """One context for all calls: making one takes tens of ms, which would look like network time."""
-    if any(target.url.scheme == "https" for target in settings.targets):
-        context = TimedTLS(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_default_certs()
-        return context
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-class TimedTLS(ssl.SSLContext):
-    """aiohttp has no signal between TCP and TLS; the handshake's start is when a connection is wrapped."""
-
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        if (trace := TRACE.get(None)) is not None:
-            trace.close("connect", "tls")
-        return super().wrap_bio(*args, **kwargs)
-
-
-def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) -> aiohttp.ClientSession:
-    """A session of aiohttp that writes into the current `TRACE`. No DNS cache: each connection asks anew."""
-    connector = aiohttp.TCPConnector(
-        limit=0,
-        ssl=tls,
-        resolver=TracedResolver(lookups),
-        use_dns_cache=False,
-        # aiohttp takes no keep-alive time together with `force_close`, not even its default.
-        **({"force_close": True} if mode == "fresh" else {"keepalive_timeout": IDLE_SECONDS}),
-    )
-    return aiohttp.ClientSession(
-        connector=connector,
-        connector_owner=True,
-        response_class=TracedResponse,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        trace_configs=[trace_config()],
-    )
-
-
-class TracedResolver(AbstractResolver):
-    def __init__(self, lookups: Lookups) -> None:
-        self.lookups = lookups
-
-    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
-        found = await self.lookups.look_up(host, port)
-        TRACE.get().addresses = list(dict.fromkeys(address[0] for _, address in found))
-        return [
-            ResolveResult(hostname=host, host=address[0], port=port, family=kind, proto=0, flags=0)
-            for kind, address in found
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
-class TracedResponse(aiohttp.ClientResponse):
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Called when the request is being sent; the only place where aiohttp shows the connection."""
-        trace = TRACE.get()
-        trace.connected_over(connection.transport)
-        response = await super().start(connection)
-        if self.version is not None:
-            trace.connection["http_version"] = f"{self.version.major}.{self.version.minor}"
-        return response
-
-
-def trace_config() -> aiohttp.TraceConfig:
-    """aiohttp's signals, in the order of a call, each closing a phase."""
-
-    async def dns_start(*_: Any) -> None:
-        TRACE.get().open = "dns"
-
-    async def dns_end(*_: Any) -> None:
-        TRACE.get().close("dns", "connect")
-
-    async def connection_made(*_: Any) -> None:
-        trace = TRACE.get()
-        trace.connection["reused"] = False
-        trace.close(trace.open, "send")
-
-    async def connection_reused(*_: Any) -> None:
-        trace = TRACE.get()
-        trace.connection["reused"] = True
-        trace.open = "send"
-
-    async def headers_sent(_: Any, __: Any, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
-        trace = TRACE.get()
-        for name, value in sent.headers.items():
-            trace.sent_headers.setdefault(name.lower(), []).append(value)
-        trace.close("send", "wait")
-
-    async def chunk_sent(*_: Any) -> None:
-        TRACE.get().close("send", "wait")
-
-    async def reply_started(*_: Any) -> None:
-        TRACE.get().close("wait", "body")
-
-    config = aiohttp.TraceConfig()
-    config.on_dns_resolvehost_start.append(dns_start)
-    config.on_dns_resolvehost_end.append(dns_end)
-    config.on_connection_create_end.append(connection_made)
-    config.on_connection_reuseconn.append(connection_reused)
-    config.on_request_headers_sent.append(headers_sent)
-    config.on_request_chunk_sent.append(chunk_sent)
-    config.on_request_end.append(reply_started)
-    return config

@@ -25,8 +25,9 @@ from pydantic import Field
 
 from caller.metrics import RunMetrics
 from caller.outcome import Hop, Outcome
-from caller.producer_client import ConnectionMode, ProducerClient
+from caller.producer_client import ProducerClient
 from caller.target import Target
+from caller.trace import ConnectionMode
 from common.lifecycle import Lifecycle
 from common.messages import LOCAL, Message, Wire
 

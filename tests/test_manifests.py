@@ -16,8 +16,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from caller.producer_client import IDLE_SECONDS
 from caller.settings import Settings as CallerSettings
+from caller.trace import IDLE_SECONDS
 from common import __version__
 from common.settings import ServiceSettings
 from producer.settings import Settings as ProducerSettings
