@@ -51,6 +51,7 @@ Sign = Literal[
     "local_service_exists",
     "exported_name_exists",
     "name_exists_now",
+    "aaaa_lost",
     "reused_connection",
     "delay_over_timeout",
     "envoy",
@@ -60,6 +61,9 @@ Sign = Literal[
     "upstream_timeout",
     "rbac",
     "injected_by_mesh",
+    "circuit_broken",
+    "rate_limited",
+    "passed_on",
     "google",
     "web_server",
     "tls_expired",
@@ -137,7 +141,7 @@ STALE_ENDPOINTS = Cause(
 NETWORK_POLICY = Cause(
     "A NetworkPolicy drops it: egress in the caller's namespace, or ingress at the producer, where only an ipBlock can match"
     " a pod of another cluster (Multi-Cluster Services do not support NetworkPolicy).",
-    "for c in {caller} {producer}; do kubectl --context $c -n {namespace} get networkpolicy; done",
+    'for c in {caller} {producer}; do kubectl --context "$c" -n {namespace} get networkpolicy; done',
     "allow the pod range of the caller's cluster and port {port}",
     K8S_POLICY,
 )
@@ -359,6 +363,13 @@ TABLE: tuple[Row, ...] = (
                 sign="masked_nxdomain",
             ),
             Cause(
+                "The name exists, and the lookup waits for AAAA queries that get no answer: 5 s for each that is lost.",
+                "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- cat /etc/resolv.conf",
+                "set ndots to 2, use NodeLocal DNSCache, or the option single-request-reopen",
+                K8S_DNS,
+                sign="aaaa_lost",
+            ),
+            Cause(
                 "The resolver does not answer: kube-dns has no ready pod, or a NetworkPolicy drops UDP and TCP port 53.",
                 "kubectl --context {caller} -n kube-system get pods,endpointslices -l k8s-app=kube-dns"
                 " && kubectl --context {caller} -n {namespace} get networkpolicy",
@@ -405,6 +416,7 @@ TABLE: tuple[Row, ...] = (
                 WRONG_PORT.fix,
                 GKE_MCS,
             ),
+            STALE_ENDPOINTS,
             Cause(
                 "The synchronisation stopped: a readiness probe whose timeout exceeds its period is refused as a health check.",
                 "kubectl --context {producer} -n {namespace} get deploy -o"
@@ -439,6 +451,7 @@ TABLE: tuple[Row, ...] = (
                 K8S_SERVICE,
             ),
             WRONG_PORT,
+            STALE_ENDPOINTS,
             Cause(
                 "The Service's selector fits no pod.",
                 "kubectl --context {caller} -n {namespace} get service {service} -o jsonpath='{{.spec.selector}}'",
@@ -533,6 +546,7 @@ TABLE: tuple[Row, ...] = (
                 VPC_TEST,
             ),
             NO_ROUTE,
+            STALE_ENDPOINTS,
             Cause(
                 "The address is of a family that the pod has no route for (IPv6 on an IPv4 network).",
                 "kubectl --context {caller} -n {namespace} get pods -o jsonpath='{{.items[*].status.podIPs}}'",
@@ -733,6 +747,27 @@ TABLE: tuple[Row, ...] = (
                 sign="upstream_tls",
             ),
             Cause(
+                "Envoy's circuit breaker is open: more connections or requests than the DestinationRule allows.",
+                "kubectl --context {caller} get destinationrule --all-namespaces -o yaml | grep -n -A12 connectionPool",
+                "call less often, or raise maxConnections and http1MaxPendingRequests",
+                "https://istio.io/latest/docs/tasks/traffic-management/circuit-breaking/",
+                sign="circuit_broken",
+            ),
+            Cause(
+                "A rate limit of a proxy refuses the call.",
+                "kubectl --context {caller} get envoyfilter --all-namespaces -o yaml | grep -n -i rate",
+                "call less often, or raise the limit",
+                "https://istio.io/latest/docs/tasks/policy-enforcement/rate-limit/",
+                sign="rate_limited",
+            ),
+            Cause(
+                "The proxy passed on the reply of something behind it, which is not the producer.",
+                "kubectl --context {caller} -n {namespace} get endpointslices -l kubernetes.io/service-name={service}",
+                "correct PRODUCER_URL, or what the proxy routes {host} to",
+                ENVOY_FLAGS,
+                sign="passed_on",
+            ),
+            Cause(
                 "Envoy could not connect to the producer, or was cut off: refused, timed out or reset behind the proxy.",
                 "kubectl --context {caller} -n {namespace} logs deploy/sample-caller-v1 -c istio-proxy --tail=20",
                 "see response_flags there (UF, URX, UC), and then the causes of refused and connect_timeout",
@@ -853,7 +888,7 @@ TABLE: tuple[Row, ...] = (
             ),
             Cause(
                 "CLUSTER_NAME is set to the same value in both clusters.",
-                "for c in {caller} {producer}; do kubectl --context $c -n {namespace} get pods"
+                'for c in {caller} {producer}; do kubectl --context "$c" -n {namespace} get pods'
                 " -o jsonpath='{{.items[*].spec.containers[*].env}}'; done",
                 "leave CLUSTER_NAME out: on GKE the metadata server says it",
                 THIS,

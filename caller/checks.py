@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from caller.dns import CONTROL_NAME, DnsAnswer, DnsReport, ResolvConf, control, read_resolv_conf
+from caller.dns import DnsAnswer, DnsReport, ResolvConf, cluster_domain, control, read_resolv_conf
 from caller.outcome import Hop, Outcome
 from caller.producer_client import ProducerClient
 from caller.target import Target
@@ -164,11 +164,11 @@ def resolv_conf_finding(conf: ResolvConf) -> Finding:
 
 
 def control_finding(conf: ResolvConf, answer: DnsAnswer) -> Finding:
-    evidence = f"{CONTROL_NAME}: {answer_text(answer)}"
+    evidence = f"{answer.name}: {answer_text(answer)}"
     if answer.addresses:
         return "pass", evidence, None
-    if not any(domain.endswith("cluster.local") for domain in conf.search):
-        return "skip", "the search list has no cluster.local: this is no pod of a cluster", None
+    if cluster_domain(conf) is None:
+        return "skip", "the search list has no svc. domain: this is no pod of a cluster", None
     return "fail", evidence, "the cluster's own DNS is broken: repair it before anything else"
 
 
@@ -274,7 +274,7 @@ def crossing_finding(hop: Hop, _: DnsReport) -> Finding:
     evidence = f"cluster: {words[crossing.cluster]}, region: {words[crossing.region]}, zone: {words[crossing.zone]}"
     if crossing.cluster is None:
         return "warn", evidence, "both sides must know their cluster"
-    if crossing.cluster is False and hop.diagnosis is not None:
+    if crossing.cluster is False and hop.diagnosis is not None and ".clusterset.local" in hop.target:
         return "warn", evidence, hop.diagnosis.causes[0].cause
     return "pass", evidence, None
 

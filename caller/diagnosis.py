@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 
 from caller.causes import IN_CLUSTER, NOT_IN_A_CLUSTER, TABLE, Cause, Sign
-from caller.dns import DnsAnswer, DnsReport, addresses_of
+from caller.dns import DnsAnswer, DnsReport, addresses_of, cluster_domain
 from caller.outcome import DiagnosedCause, Diagnosis, Hop, Outcome
 from caller.target import Target
 from common.messages import LOCAL, ClusterMetadata, Message
@@ -33,7 +33,7 @@ def diagnose(
     signs = set(signs_of(hop, target, message, dns, control, timeouts[1]))
     for row in TABLE:
         if hop.outcome in row.outcomes and target.kind in row.kinds and (row.sign is None or row.sign in signs):
-            names = Names(names_of(hop, target, message, last_seen, timeouts))
+            names = Names(names_of(hop, target, message, last_seen, timeouts, control))
             summary = row.summary.format_map(names.as_text)
             if "not_in_a_cluster" in signs and target.kind != "other":
                 summary = f"{summary} {NOT_IN_A_CLUSTER}"
@@ -63,13 +63,18 @@ def filled(cause: Cause, names: Names) -> DiagnosedCause:
     return DiagnosedCause(
         cause=cause.cause.format_map(names.as_text),
         command=cause.command.format_map(names.quoted),
-        fix=cause.fix.format_map(names.as_text),
+        fix=cause.fix.format_map(names.quoted),  # some are commands
         source=cause.source,
     )
 
 
 def names_of(
-    hop: Hop, target: Target, message: Message, last_seen: ClusterMetadata | None, timeouts: tuple[float, float]
+    hop: Hop,
+    target: Target,
+    message: Message,
+    last_seen: ClusterMetadata | None,
+    timeouts: tuple[float, float],
+    control: DnsAnswer | None = None,
 ) -> dict[str, str]:
     """The real names of a call. Contexts of kubectl are called as the clusters; the README's names where unknown."""
     here = hop.caller_metadata
@@ -100,7 +105,7 @@ def names_of(
         "delay": str(message.delay),
         "seconds": f"{timeouts[0] if hop.outcome is Outcome.CONNECT_TIMEOUT else timeouts[1]:g}",
         "service_account": here.service_account,
-        "control": "kubernetes.default.svc.cluster.local",
+        "control": control.name if control else "kubernetes.default",
     }
 
 
@@ -115,7 +120,7 @@ def signs_of(
     yield from signs_of_reply(hop, message)
     yield from signs_of_connection(hop, message, call_timeout)
     if dns is not None:
-        yield from signs_of_dns(dns, control)
+        yield from signs_of_dns(hop, dns, control)
     if (hop.phases.dns_millis or 0) > SLOW_DNS_MILLIS:
         yield "slow_dns"
     if hop.crossing.cluster is False and target.kind == "clusterset.local":
@@ -148,11 +153,7 @@ def signs_of_reply(hop: Hop, message: Message) -> Iterator[Sign]:
         if hop.status_code in (413, 415, 422):
             yield "input_refused"
     if hop.outcome is Outcome.PROXY_ERROR:
-        yield from (sign for words, sign in ENVOY_SIGNS if words in text)
-        if "Envoy" in hop.answered_by.name:
-            yield "envoy"
-        if "Google" in hop.answered_by.name:
-            yield "google"
+        yield from signs_of_proxy(hop, text)
         if hop.answered_by.name in ("nginx", "Apache httpd", "HAProxy", "Traefik", "Caddy"):
             yield "web_server"
     if hop.outcome is Outcome.BAD_REPLY:
@@ -160,6 +161,23 @@ def signs_of_reply(hop: Hop, message: Message) -> Iterator[Sign]:
             yield "too_large"
         if "text/html" in text:
             yield "html"
+
+
+def signs_of_proxy(hop: Hop, text: str) -> Iterator[Sign]:
+    """A load balancer of Google is made of Envoys and uses their words; the mesh has no part in it."""
+    if "Google" in hop.answered_by.name:
+        yield "google"
+        return
+    found = [sign for words, sign in ENVOY_SIGNS if words in text]
+    if hop.status_code == 429:
+        found.append("rate_limited")
+    if "x-envoy-overloaded" in hop.returned_headers or "reset reason: overflow" in text:
+        found = ["circuit_broken"]
+    if "x-envoy-upstream-service-time" in hop.returned_headers:
+        found.append("passed_on")
+    yield from found
+    if not found and "Envoy" in hop.answered_by.name and hop.status_code in (404, 502, 503):
+        yield "envoy"
 
 
 def signs_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iterator[Sign]:
@@ -181,8 +199,8 @@ def signs_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iter
             yield "tls_silent"
 
 
-def signs_of_dns(dns: DnsReport, control: DnsAnswer | None) -> Iterator[Sign]:
-    in_a_cluster = any(domain.endswith("cluster.local") for domain in dns.resolv_conf.search)
+def signs_of_dns(hop: Hop, dns: DnsReport, control: DnsAnswer | None) -> Iterator[Sign]:
+    in_a_cluster = cluster_domain(dns.resolv_conf) is not None
     if not in_a_cluster:
         yield "not_in_a_cluster"
     if dns.resolv_conf.error:
@@ -197,7 +215,11 @@ def signs_of_dns(dns: DnsReport, control: DnsAnswer | None) -> Iterator[Sign]:
         yield "resolver_silent"
     if others & {"SERVFAIL", "REFUSED", "NOTIMP", "ERROR"}:
         yield "resolver_failed"
-    if addresses_of(dns.absolute):
+    if addresses_of(dns.absolute) and dns.asked_at >= hop.started_at:
         yield "name_exists_now"
+    if any(answer.addresses for answer in dns.absolute) and any(
+        answer.rcode == "TIMEOUT" and answer.type == "AAAA" for answer in dns.absolute
+    ):
+        yield "aaaa_lost"
     if addresses_of(dns.twin):
         yield "exported_name_exists" if dns.host.endswith("svc.cluster.local") else "local_service_exists"

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from common.messages import Wire
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 HOSTS = Path("/etc/hosts")
+MOST_NDOTS = 15
+"""The cap of glibc."""
 MOST_AT_ONCE = 32
 """Lookups of one name at once; more wait."""
 ANSWER_SECONDS = 1.5
@@ -36,7 +39,7 @@ SYSTEM_SECONDS = 3.0
 """How long getaddrinfo is waited for here; it would go on for 20 s and more where the name server is silent."""
 GOOD_SECONDS = 1.0
 """How long an answer of the resolver is shown again."""
-CONTROL_NAME = "kubernetes.default.svc.cluster.local"
+CONTROL_SERVICE = "kubernetes.default"
 """Exists in every cluster, so a resolver that does not know it is broken, whatever the target."""
 
 
@@ -85,6 +88,7 @@ class DnsReport(Wire):
     system: SystemAnswer
     absolute: list[DnsAnswer] = Field(description="the host itself with a trailing dot; empty for an IP address")
     candidates: list[Candidate] = Field(description="what a lookup tries, in order; empty for an IP address")
+    asked_at: float = Field(description="seconds since the epoch")
     hosts_file: bool = Field(description="the host is in /etc/hosts, so a lookup asks nobody")
     queries: int = Field(description="how many queries one lookup costs")
     wasted_queries: int = Field(description="how many of them are for names that do not exist")
@@ -167,6 +171,7 @@ class Questions:
 async def report(target: Target, lookups: Lookups) -> DnsReport:
     """Everything about the target's name. Never raises; takes at most about `SYSTEM_SECONDS`."""
     host = target.host
+    asked_at = time.time()
     conf = read_resolv_conf()
     if is_address(host):
         system = await system_answer(host, target.port, lookups)
@@ -175,6 +180,7 @@ async def report(target: Target, lookups: Lookups) -> DnsReport:
             system=system,
             absolute=[],
             candidates=[],
+            asked_at=asked_at,
             hosts_file=False,
             queries=0,
             wasted_queries=0,
@@ -195,6 +201,7 @@ async def report(target: Target, lookups: Lookups) -> DnsReport:
         system=system,
         absolute=next(candidate.answers for candidate in candidates if candidate.name == host),
         candidates=candidates,
+        asked_at=asked_at,
         hosts_file=hosts_file,
         queries=tried * families,
         wasted_queries=sum(not addresses_of(candidate.answers) for candidate in candidates[:tried]) * families,
@@ -225,7 +232,12 @@ def gai_name(error: socket.gaierror) -> str:
 
 async def control(conf: ResolvConf) -> DnsAnswer:
     """The resolver's answer for a name that every cluster has."""
-    return await ask(CONTROL_NAME, "A", conf)
+    return await ask(f"{CONTROL_SERVICE}.{cluster_domain(conf) or 'svc.cluster.local'}", "A", conf)
+
+
+def cluster_domain(conf: ResolvConf) -> str | None:
+    """`svc.` and the cluster's domain, which need not be cluster.local; None: this is no pod of a cluster."""
+    return next((domain for domain in conf.search if domain.startswith("svc.")), None)
 
 
 async def ask_all(name: str, conf: ResolvConf) -> list[DnsAnswer]:
@@ -238,8 +250,11 @@ async def ask(name: str, kind: str, conf: ResolvConf) -> DnsAnswer:
     query = dns.message.make_query(dns.name.from_text(name + "."), kind)
     rcode, where = "ERROR", None
     for where in conf.nameservers:
+        patience = min(ANSWER_SECONDS, SYSTEM_SECONDS - (time.perf_counter() - started))
+        if patience <= 0:
+            break
         try:
-            answer, _ = await dns.asyncquery.udp_with_fallback(query, where, timeout=ANSWER_SECONDS, ignore_errors=True)
+            answer, _ = await dns.asyncquery.udp_with_fallback(query, where, timeout=patience, ignore_errors=True)
         except dns.exception.Timeout:
             rcode = "TIMEOUT"
         except (OSError, dns.exception.DNSException):
@@ -268,22 +283,41 @@ def read_resolv_conf(path: Path = RESOLV_CONF) -> ResolvConf:
     resolver = dns.resolver.Resolver(configure=False)
     error = None
     try:
-        resolver.read_resolv_conf(str(path))
+        resolver.read_resolv_conf(StringIO(understood(path.read_text(errors="replace"))))
     except (dns.exception.DNSException, OSError, ValueError) as failure:
         error = str(failure) or type(failure).__name__
     domains = resolver.search or ([resolver.domain] if len(resolver.domain) > 1 else [])
     return ResolvConf(
         nameservers=[str(server) for server in resolver.nameservers],
-        search=[domain.to_text(omit_final_dot=True) for domain in domains],
-        ndots=1 if resolver.ndots is None else resolver.ndots,
+        search=[domain.to_text(omit_final_dot=True) for domain in domains if len(domain) > 1],
+        ndots=1 if resolver.ndots is None else min(resolver.ndots, MOST_NDOTS),
         error=error,
     )
 
 
+def understood(text: str) -> str:
+    """Without the name servers that are no address, which glibc passes over and dnspython does not."""
+    lines = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] != ["nameserver"] or (len(words) > 1 and is_address(words[1].partition("%")[0])):
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def candidate_names(host: str, conf: ResolvConf) -> list[str]:
     """The absolute names that a lookup of `host` tries, in order (resolv.conf(5), `ndots`)."""
-    completed = [f"{host}.{domain}" for domain in conf.search if domain]
+    completed = [name for domain in conf.search if is_name(name := f"{host}.{domain}")]
     return [host, *completed] if host.count(".") >= conf.ndots else [*completed, host]
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be asked for: with a long search domain a long host can exceed the 255 octets of a name."""
+    try:
+        dns.name.from_text(f"{text}.")
+    except dns.exception.DNSException:
+        return False
+    return True
 
 
 def lookup_length(candidates: list[Candidate]) -> int:
@@ -311,7 +345,7 @@ def families_asked() -> tuple[str, ...]:
 def in_hosts_file(host: str, path: Path = HOSTS) -> bool:
     """Whether `/etc/hosts` has the name, which is looked at first (hosts(5), nsswitch.conf(5))."""
     try:
-        lines = path.read_text().lower().splitlines()
+        lines = path.read_text(errors="replace").lower().splitlines()
     except OSError:
         return False
     return any(host.lower() in line.partition("#")[0].split()[1:] for line in lines)

@@ -8,14 +8,13 @@ from common.messages import Headers
 
 Group = Literal["tracing", "forwarding", "mesh", "load balancer", "other"]
 
-PREFIXES: tuple[tuple[str, Group], ...] = (
+GROUPS: tuple[tuple[str, Group], ...] = (
     ("x-forwarded-client-cert", "mesh"),
     ("x-envoy-", "mesh"),
     ("x-istio-", "mesh"),
     ("l5d-", "mesh"),
     ("x-b3-", "tracing"),
     ("grpc-trace-bin", "tracing"),
-    ("x-cloud-trace-context", "tracing"),
     ("x-goog-", "load balancer"),
     ("x-client-", "load balancer"),
     ("x-gfe-", "load balancer"),
@@ -26,7 +25,7 @@ PREFIXES: tuple[tuple[str, Group], ...] = (
     ("forwarded", "forwarding"),
     ("via", "forwarding"),
 )
-"""Starts of names, and who deals in them; the first that fits counts."""
+"""Names, and starts of names (those with a hyphen at the end), and who deals in them; the first that fits counts."""
 
 OF_THE_PRODUCER = frozenset(
     (
@@ -84,4 +83,7 @@ def change_of(sent: list[str] | None, received: list[str] | None) -> Literal["sa
 def group_of(name: str) -> Group:
     if name in TRACE_CONTEXT:
         return "tracing"
-    return next((group for prefix, group in PREFIXES if name.startswith(prefix)), "other")
+    for known, group in GROUPS:
+        if name == known or (known.endswith("-") and name.startswith(known)):
+            return group
+    return "other"

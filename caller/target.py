@@ -43,8 +43,8 @@ class Target:
             return "clusterset.local"
         if self.host.endswith(".cluster.local"):
             return "cluster.local"
-        short = self.host.count(".") <= 1 and ":" not in self.host and self.host != "localhost"
-        return "short" if short else "other"
+        few_dots = self.host.count(".") <= 1 and ":" not in self.host and self.host != "localhost"
+        return "short" if few_dots or self.host.endswith(".svc") else "other"
 
     @property
     def service(self) -> str | None:
@@ -61,7 +61,7 @@ class Target:
         """Service and namespace, the last two labels before `.svc.`: a pod of a headless Service has more in front."""
         if self.kind == "other":
             return None, None
-        *_, service, namespace = (None, None, *self.host.partition(".svc.")[0].split("."))
+        *_, service, namespace = (None, None, *self.host.removesuffix(".svc").partition(".svc.")[0].split("."))
         if self.kind == "short" and "." not in self.host:
             return self.host, None
         return service, namespace

@@ -1,0 +1,637 @@
+"""What a failed call probably means: the table, what ranks its causes, and commands that no name can break out of."""
+
+import asyncio
+import shlex
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Formatter
+from typing import Any, get_args
+
+import pytest
+import trustme
+
+from caller.causes import NOT_IN_A_CLUSTER, TABLE, Cause, Row, Sign
+from caller.diagnosis import Names, diagnose, filled, names_of, ranked, signs_of
+from caller.dns import Candidate, DnsAnswer, DnsReport, ResolvConf, SystemAnswer
+from caller.outcome import Diagnosis, Hop, Outcome
+from caller.target import NameKind, Target, parse_target
+from common.messages import ClusterMetadata, Message
+from tests.servers import Handler, calling, listening, producing, replying
+
+EXPORTED = parse_target("http://sample-producer.istio-apps.svc.clusterset.local:8080")
+OF_KIND: dict[NameKind, Target] = {
+    "clusterset.local": EXPORTED,
+    "cluster.local": parse_target("http://sample-producer.istio-apps.svc.cluster.local:8080"),
+    "short": parse_target("http://sample-producer:8080"),
+    "other": parse_target("http://producer.example.com:8080"),
+}
+MESSAGE = Message(payload="test")
+CALLER = ClusterMetadata(cluster_name="west", namespace="istio-apps", service_account="sample-caller")
+PRODUCER = ClusterMetadata(cluster_name="central", namespace="istio-apps", pod_name="sample-producer-v1-0")
+CAUSES = [cause for row in TABLE for cause in row.causes]
+
+
+def hop_of(outcome: Outcome, **fields: Any) -> Hop:
+    """A hop as the client makes it, with these fields."""
+    proxied = outcome is Outcome.PROXY_ERROR
+    answered = outcome in (Outcome.OK, Outcome.HTTP_ERROR)
+    default: dict[str, Any] = {
+        "id": "1",
+        "received": None,
+        "caller_headers": {},
+        "producer_headers": {},
+        "caller_metadata": CALLER,
+        "producer_metadata": PRODUCER if answered else None,
+        "status_code": 200 if outcome is Outcome.OK else 502,
+        "reply_status": 200 if answered else None,
+        "started_at": 0.0,
+        "round_trip_time_millis": 1.0,
+        "outcome": outcome,
+        "answered_by": {
+            "who": "proxy" if proxied else "caller",
+            "name": "unknown",
+            "evidence": "no x-answered-by header",
+        },
+        "error": None if outcome is Outcome.OK else "what happened",
+        "target": EXPORTED.name,
+        "crossing": {},
+        "fault_applied": None,
+        "addresses": [],
+        "connection": {"mode": "fresh"},
+        "phases": {},
+        "clock_skew": None,
+        "sent_headers": {},
+        "returned_headers": {},
+    }
+    return Hop.model_validate(default | fields)
+
+
+def answer(rcode: str = "NXDOMAIN", *addresses: str, name: str = EXPORTED.host, type: str = "A") -> DnsAnswer:
+    return DnsAnswer(name=name, type=type, rcode=rcode, addresses=list(addresses), millis=1)
+
+
+def report_of(
+    absolute: DnsAnswer | None = None,
+    suffixed: DnsAnswer | None = None,
+    twin: DnsAnswer | None = None,
+    target: Target = EXPORTED,
+    search: Sequence[str] = ("istio-apps.svc.cluster.local", "svc.cluster.local", "cluster.local"),
+    error: str | None = None,
+) -> DnsReport:
+    """What the resolver says of the target's name; NXDOMAIN where nothing else is given."""
+    first = absolute or answer(name=target.host)
+    candidates = [Candidate(name=target.host, answers=[first])]
+    if search:
+        name = f"{target.host}.{search[0]}"
+        candidates.insert(0, Candidate(name=name, answers=[suffixed or answer(name=name)]))
+    return DnsReport(
+        asked_at=1.0,  # after the start of the hops here, which is 0
+        host=target.host,
+        system=SystemAnswer(addresses=[], error=None, millis=1),
+        absolute=[first],
+        candidates=candidates,
+        hosts_file=False,
+        queries=4,
+        wasted_queries=4,
+        twin=[twin or answer()],
+        resolv_conf=ResolvConf(nameservers=["10.4.0.10"], search=list(search), ndots=5, error=error),
+    )
+
+
+def causes_of(diagnosis: Diagnosis | None) -> list[str]:
+    assert diagnosis is not None
+    return [cause.cause for cause in diagnosis.causes]
+
+
+def assert_first(diagnosis: Diagnosis | None, phrase: str) -> None:
+    causes = causes_of(diagnosis)
+    assert phrase in causes[0], causes
+
+
+# The table
+
+
+def id_of_row(row: Row) -> str:
+    return f"{row.outcomes[0]}-{row.kinds[0]}-{row.sign}"
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.OK])
+def test_every_outcome_but_ok_has_a_diagnosis_for_every_kind_of_name(outcome: Outcome, kind: NameKind) -> None:
+    assert OF_KIND[kind].kind == kind
+    diagnosis = diagnose(hop_of(outcome), OF_KIND[kind], MESSAGE)
+    assert diagnosis is not None
+    assert diagnosis.severity == "error"
+    assert diagnosis.title
+    assert diagnosis.summary
+    assert diagnosis.causes
+
+
+@pytest.mark.parametrize("row", TABLE, ids=id_of_row)
+def test_every_cause_is_complete_and_says_where_it_is_from(row: Row) -> None:
+    for cause in row.causes:
+        assert all((cause.cause, cause.command, cause.fix)), cause
+        assert cause.source == "README.md" or cause.source.startswith("https://"), cause
+        assert " " not in cause.source
+
+
+def test_no_row_is_hidden_by_one_above_it() -> None:
+    """A row that needs no sign takes all calls of its outcomes and kinds."""
+    taken: set[tuple[Outcome, NameKind]] = set()
+    for row in TABLE:
+        fits = {(outcome, kind) for outcome in row.outcomes for kind in row.kinds}
+        assert not fits <= taken, row.title
+        if row.sign is None:
+            taken |= fits
+
+
+def test_every_row_has_something_to_say_when_nothing_was_seen() -> None:
+    assert all(ranked(row.causes, set()) for row in TABLE)
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_every_placeholder_of_the_table_is_filled_with_a_name_of_the_call(kind: NameKind) -> None:
+    names = Names(names_of(hop_of(Outcome.REFUSED), OF_KIND[kind], MESSAGE, None, (2, 65)))
+    for row in TABLE:
+        if kind in row.kinds:
+            assert_filled(row.summary, row.summary.format_map(names.as_text))
+        for cause in row.causes if kind in row.kinds else ():
+            whole = filled(cause, names)
+            for template, text in (
+                (cause.cause, whole.cause),
+                (cause.command, whole.command),
+                (cause.fix, whole.fix),
+            ):
+                assert_filled(template, text)
+
+
+def assert_filled(template: str, text: str) -> None:
+    """Braces that are left are those that the template wrote twice, as kubectl's jsonpath wants them."""
+    literal = "".join(part for part, *_ in Formatter().parse(template))
+    assert sorted(sign for sign in text if sign in "{}") == sorted(sign for sign in literal if sign in "{}"), text
+    assert "None" not in text
+
+
+# Commands
+
+
+BASH = shutil.which("bash") or "bash"
+BENIGN = "benign"
+HOSTILE = "x; pwned $(pwned) `pwned` && pwned | pwned > stolen \\ '\" * --server=evil {service}\npwned #"
+
+
+def hop_in(cluster: str) -> Hop:
+    """A hop in which everything that others may choose is this text."""
+    here = ClusterMetadata(cluster_name=f"west {cluster}", namespace=f"here {cluster}", service_account=cluster)
+    there = ClusterMetadata(cluster_name=f"central {cluster}", namespace=cluster, pod_name=cluster)
+    return hop_of(
+        Outcome.HTTP_ERROR,
+        caller_metadata=here,
+        producer_metadata=there,
+        error=cluster,
+        answered_by={"who": "proxy", "name": cluster, "evidence": cluster},
+        connection={"mode": "fresh", "peer_address": cluster},
+        addresses=[cluster],
+    )
+
+
+def words_of(command: str, folder: Path) -> list[list[str]]:
+    """The programs that a shell would start, each with its arguments. Nothing is started: there is no PATH."""
+    with tempfile.TemporaryDirectory() as words:
+        # One file for each program: those of a pipe run at once.
+        script = f"command_not_found_handle() {{ printf '%s\\0' \"$@\" > {words}/$BASHPID; }}\n{command}\n"
+        subprocess.run(
+            [BASH, "--norc", "-c", script],
+            cwd=folder,
+            env={"PATH": "/nonexistent"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+        return sorted(file.read_text().split("\0")[:-1] for file in Path(words).iterdir())
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_a_hostile_name_stays_one_word_of_every_command(kind: NameKind, tmp_path: Path) -> None:
+    for cause in causes_for(kind):
+        plain, hostile = (filled(cause, names_in(text, kind)).command for text in (BENIGN, HOSTILE))
+        assert_same_words(plain, hostile, tmp_path)
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_a_hostile_name_stays_one_word_of_a_fix_that_is_a_command(kind: NameKind, tmp_path: Path) -> None:
+    for cause in causes_for(kind):
+        if cause.fix.startswith(("kubectl ", "gcloud ")):
+            plain, hostile = (filled(cause, names_in(text, kind)).fix for text in (BENIGN, HOSTILE))
+            assert_same_words(plain, hostile, tmp_path)
+
+
+def causes_for(kind: NameKind) -> list[Cause]:
+    return list(dict.fromkeys(cause for row in TABLE if kind in row.kinds for cause in row.causes))
+
+
+def names_in(text: str, kind: NameKind) -> Names:
+    return Names(names_of(hop_in(text), OF_KIND[kind], MESSAGE, None, (2, 65)))
+
+
+def assert_same_words(plain: str, hostile: str, folder: Path) -> None:
+    """The shell would start the same programs, with the hostile text where the plain name is."""
+    subprocess.run([BASH, "-n", "-c", hostile], check=True, capture_output=True, timeout=10)
+    expected = [[word.replace(BENIGN, HOSTILE) for word in words] for words in words_of(plain, folder)]
+    assert expected, plain
+    assert words_of(hostile, folder) == sorted(expected), plain
+    assert list(folder.iterdir()) == []
+
+
+def test_plain_names_are_not_quoted_in_vain() -> None:
+    names = Names(names_of(hop_of(Outcome.REFUSED), EXPORTED, MESSAGE, PRODUCER, (2, 65)))
+    assert {name: text for name, text in names.quoted.items() if name in ("caller", "producer", "service", "host")} == {
+        "caller": "west",
+        "producer": "central",
+        "service": "sample-producer",
+        "host": EXPORTED.host,
+    }
+
+
+# Signs
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call, in which a sign can be seen."""
+
+    hop: Hop
+    target: Target = EXPORTED
+    message: Message = field(default_factory=lambda: MESSAGE)
+    dns: DnsReport | None = None
+    control: DnsAnswer | None = None
+
+    def signs(self) -> set[Sign]:
+        return set(signs_of(self.hop, self.target, self.message, self.dns, self.control, 65))
+
+    def diagnosis(self) -> Diagnosis | None:
+        return diagnose(self.hop, self.target, self.message, dns=self.dns, control=self.control)
+
+
+def by_proxy(name: str = "Envoy", error: str = "", status: int = 503, **fields: Any) -> Seen:
+    return Seen(
+        hop_of(
+            Outcome.PROXY_ERROR,
+            status_code=status,
+            answered_by={"who": "proxy", "name": name, "evidence": "server"},
+            error=f"proxy {name} answered {status}: {error}",
+            **fields,
+        )
+    )
+
+
+def by_producer(error: str = "", **fields: Any) -> Seen:
+    return Seen(hop_of(Outcome.HTTP_ERROR, error=f"producer sample-producer answered 503: {error}", **fields))
+
+
+def by_tls(error: str) -> Seen:
+    return Seen(hop_of(Outcome.TLS_ERROR, error=f"TLS: {error}"))
+
+
+def by_dns(outcome: Outcome = Outcome.DNS_UNAVAILABLE, **report: Any) -> Seen:
+    target: Target = report.get("target", EXPORTED)
+    return Seen(hop_of(outcome), target, dns=report_of(**report), control=answer("NOERROR", "10.4.0.1"))
+
+
+SEEN: dict[Sign, Seen] = {
+    "own_cluster": Seen(hop_of(Outcome.OK, crossing={"cluster": False})),
+    "slow_dns": Seen(hop_of(Outcome.OK, phases={"dns_millis": 5003})),
+    "fault_asked_for": replace(
+        by_producer(status_code=503, fault_applied=True), message=Message(payload="test", response_code=503)
+    ),
+    "overloaded": by_producer("1000 requests in flight (MAX_IN_FLIGHT)"),
+    "draining": by_producer("stopping (SHUTDOWN_SECONDS)"),
+    "input_refused": by_producer("delay: Input should be at most 10", status_code=422),
+    "masked_nxdomain": by_dns(suffixed=answer("SERVFAIL")),
+    "resolver_silent": by_dns(absolute=answer("TIMEOUT")),
+    "resolver_failed": by_dns(absolute=answer("REFUSED")),
+    "control_failed": replace(by_dns(absolute=answer("SERVFAIL")), control=answer("SERVFAIL")),
+    "no_resolver": by_dns(error="cannot open /etc/resolv.conf"),
+    "not_in_a_cluster": by_dns(Outcome.DNS_NXDOMAIN, search=()),
+    "local_service_exists": by_dns(Outcome.DNS_NXDOMAIN, twin=answer("NOERROR", "34.118.225.10")),
+    "exported_name_exists": by_dns(
+        Outcome.DNS_NXDOMAIN, target=OF_KIND["cluster.local"], twin=answer("NOERROR", "34.118.229.70")
+    ),
+    "name_exists_now": by_dns(Outcome.DNS_NXDOMAIN, absolute=answer("NOERROR", "34.118.229.70")),
+    "aaaa_lost": Seen(
+        hop_of(Outcome.DNS_UNAVAILABLE),
+        dns=report_of().model_copy(
+            update={"absolute": [answer("NOERROR", "34.118.229.70"), answer("TIMEOUT", type="AAAA")]}
+        ),
+    ),
+    "reused_connection": Seen(hop_of(Outcome.CLOSED, connection={"mode": "reuse", "reused": True})),
+    "delay_over_timeout": Seen(hop_of(Outcome.READ_TIMEOUT), message=Message(payload="test", delay=65_000)),
+    "envoy": by_proxy("Istio's Envoy"),
+    "no_healthy_upstream": by_proxy(error="no healthy upstream"),
+    "upstream_connect_error": by_proxy(error="upstream connect error or disconnect/reset before headers."),
+    "upstream_tls": by_proxy(error="transport failure reason: TLS_error:|268435703:SSL routines:WRONG_VERSION_NUMBER"),
+    "upstream_timeout": by_proxy(error="upstream request timeout"),
+    "rbac": by_proxy(error="RBAC: access denied"),
+    "injected_by_mesh": by_proxy(error="fault filter abort"),
+    "circuit_broken": by_proxy(
+        error="upstream connect error or disconnect/reset before headers. reset reason: overflow"
+    ),
+    "rate_limited": by_proxy(error="local_rate_limited", status=429),
+    "passed_on": by_proxy(returned_headers={"x-envoy-upstream-service-time": ["4"]}),
+    "google": by_proxy("Google Cloud load balancer"),
+    "web_server": by_proxy("nginx"),
+    "tls_expired": by_tls("certificate has expired"),
+    "tls_name": by_tls("IP address mismatch, certificate is not valid for '10.8.2.11'."),
+    "tls_untrusted": by_tls("self-signed certificate in certificate chain"),
+    "tls_not_spoken": by_tls("WRONG_VERSION_NUMBER"),
+    "tls_silent": Seen(hop_of(Outcome.TLS_ERROR, error="timed out in phase tls")),
+    "html": Seen(hop_of(Outcome.BAD_REPLY, error="proxy unknown answered 200, text/html: <h1>hello</h1>")),
+    "too_large": Seen(hop_of(Outcome.BAD_REPLY, error="the reply has more than 1024 bytes (MAX_REPLY_BYTES)")),
+}
+"""For every sign a call in which it is seen."""
+
+
+def test_the_table_uses_every_sign_and_no_other() -> None:
+    """`not_in_a_cluster` is said after the summary."""
+    used = {cause.sign for cause in CAUSES} | {row.sign for row in TABLE} | {"not_in_a_cluster"}
+    assert used - {None} == set(get_args(Sign)) == set(SEEN)
+
+
+@pytest.mark.parametrize("sign", SEEN)
+def test_a_sign_is_seen_and_says_something_that_is_not_said_without_it(sign: Sign) -> None:
+    seen = SEEN[sign]
+    assert seen.signs() <= set(get_args(Sign))
+    assert sign in seen.signs()
+    diagnosis = seen.diagnosis()
+    assert diagnosis is not None
+    rows = [row for row in TABLE if seen.hop.outcome in row.outcomes and seen.target.kind in row.kinds]
+    if sign == "not_in_a_cluster":
+        assert diagnosis.summary.endswith(NOT_IN_A_CLUSTER)
+    elif any(row.sign == sign for row in rows):
+        assert diagnosis.title == next(row.title for row in rows if row.sign == sign)
+    else:
+        ranks = [cause.sign for cause in ranked(rows[-1].causes, seen.signs())]
+        assert sign in ranks[: len(diagnosis.causes)]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=id_of_row)
+def test_causes_whose_sign_was_seen_come_first_and_those_whose_was_not_are_left_out(row: Row) -> None:
+    needed = {cause.sign for cause in row.causes if cause.sign}
+    unsigned = [cause for cause in row.causes if cause.sign is None]
+    assert ranked(row.causes, set()) == unsigned
+    for sign in needed:
+        with_sign = [cause for cause in row.causes if cause.sign == sign]
+        assert ranked(row.causes, {sign}) == [*with_sign, *unsigned]
+    assert sorted(ranked(row.causes, needed), key=row.causes.index) == list(row.causes)
+
+
+def test_without_a_sign_an_nxdomain_is_the_export_then_the_namespace_then_the_first_five_minutes() -> None:
+    diagnosis = diagnose(hop_of(Outcome.DNS_NXDOMAIN), EXPORTED, MESSAGE)
+    first, second, third, *_ = causes_of(diagnosis)
+    assert "no ServiceExport" in first
+    assert "namespace istio-apps does not exist in the caller's cluster" in second
+    assert "younger than five minutes" in third
+
+
+def test_a_refusal_by_an_exported_name_is_its_endpoints_and_then_the_importers_rights() -> None:
+    hop = hop_of(Outcome.REFUSED, phases={"connect_millis": 0.4}, addresses=["34.118.229.70"])
+    diagnosis = diagnose(hop, EXPORTED, MESSAGE, last_seen=PRODUCER)
+    assert diagnosis is not None
+    endpoints, importer, *_ = diagnosis.causes
+    assert "no ready pod" in endpoints.cause
+    assert shlex.split(endpoints.command) == [
+        *("kubectl", "--context", "central", "-n", "istio-apps", "get", "pods,endpointslices"),
+        *("-l", "app=sample-producer"),
+    ]
+    assert "importer may not read the network" in importer.cause
+    assert shlex.split(importer.command)[:5] == ["kubectl", "--context", "west", "-n", "gke-mcs"]
+    assert "0.4 ms" in diagnosis.summary
+
+
+def test_a_broken_cluster_dns_ranks_before_everything_about_the_name() -> None:
+    for outcome, kind in ((Outcome.DNS_NXDOMAIN, kind) for kind in OF_KIND):
+        target = OF_KIND[kind]
+        seen = Seen(hop_of(outcome), target, dns=report_of(target=target), control=answer("SERVFAIL"))
+        assert_first(seen.diagnosis(), "The cluster's DNS is broken")
+    assert_first(SEEN["control_failed"].diagnosis(), "The cluster's DNS is broken")
+
+
+def test_outside_a_cluster_the_control_name_says_nothing() -> None:
+    seen = Seen(hop_of(Outcome.DNS_NXDOMAIN), dns=report_of(search=()), control=answer("NXDOMAIN"))
+    assert "control_failed" not in seen.signs()
+
+
+def test_an_answer_from_the_own_cluster_is_a_warning_and_one_from_another_is_nothing() -> None:
+    local = diagnose(hop_of(Outcome.OK, crossing={"cluster": False}), EXPORTED, MESSAGE)
+    assert local is not None
+    assert local.severity == "warning"
+    assert "Both clusters export the Service" in local.causes[0].cause
+    for crossing in (True, None):
+        assert diagnose(hop_of(Outcome.OK, crossing={"cluster": crossing}), EXPORTED, MESSAGE) is None
+    at_home = hop_of(Outcome.OK, crossing={"cluster": False})
+    assert diagnose(at_home, OF_KIND["cluster.local"], MESSAGE) is None
+
+
+async def test_a_503_that_was_asked_for_is_a_warning_and_a_real_500_is_an_error() -> None:
+    asked_for = Message(payload="test", response_code=503)
+    async with producing() as url:
+        warning = await diagnosis_of(url, asked_for)
+        spared = await diagnosis_of(url, Message(payload="test", response_code=503, fault_rate=0))
+    async with listening(replying(b"HTTP/1.1 500 X\r\nx-answered-by: sample-producer\r\n\r\nTraceback")) as address:
+        error = await diagnosis_of(address)
+        not_asked_for = await diagnosis_of(address, Message(payload="test", response_code=500))
+    assert warning is not None
+    assert (warning.severity, "responseCode 503" in warning.causes[0].cause) == ("warning", True)
+    assert spared is None
+    for diagnosis in (error, not_asked_for):
+        assert diagnosis is not None
+        assert diagnosis.severity == "error"
+        assert "failed on this request" in diagnosis.causes[0].cause
+
+
+async def test_commands_name_the_cluster_that_answered_last_after_it_stopped_answering() -> None:
+    async with listening(replying(b"")) as nobody, producing(cluster_name="central") as url, calling(url) as client:
+        target = client.settings.producer_url
+        hop = await client.call(MESSAGE, target, connection="fresh")
+        assert hop.outcome is Outcome.OK
+        gone = hop_of(Outcome.CONNECT_TIMEOUT)
+        after = await client.explain(gone, MESSAGE, target)
+        other = await client.explain(gone, MESSAGE, parse_target(nobody))
+    assert after.diagnosis is not None
+    assert other.diagnosis is not None
+    assert "--context central " in after.diagnosis.causes[0].command
+    assert "--context producer-cluster " in other.diagnosis.causes[0].command
+
+
+async def diagnosis_of(url: str, message: Message = MESSAGE, **settings: Any) -> Diagnosis | None:
+    async with calling(url, **settings) as client:
+        target = client.settings.producer_url
+        hop = await client.call(message, target, connection="fresh")
+        return (await client.explain(hop, message, target)).diagnosis
+
+
+# TLS, with real handshakes: the signs are words of OpenSSL's
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def tls_of(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names, **options).configure_cert(context)
+    return context
+
+
+async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def plain_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def now(**ago: int) -> datetime:
+    return datetime.now(UTC) - timedelta(**ago)
+
+
+@pytest.mark.parametrize(
+    ("handler", "names", "options", "phrase"),
+    [
+        pytest.param(silent, ("localhost",), {"not_after": now(days=1)}, "has expired", id="expired"),
+        pytest.param(silent, ("localhost",), {"not_before": now(days=-1)}, "not valid yet", id="not valid yet"),
+        pytest.param(silent, ("other.example",), {}, "not issued for localhost", id="other name"),
+        pytest.param(silent, ("127.0.0.9",), {}, "not issued for localhost", id="other address"),
+        pytest.param(plain_http, (), {}, "speaks plain HTTP", id="plain HTTP"),
+        pytest.param(silent, (), {}, "does not speak TLS, or a proxy between swallows", id="silent"),
+    ],
+)
+async def test_a_failed_handshake_says_first_what_openssl_complained_of(
+    handler: Handler,
+    names: Sequence[str],
+    options: Any,
+    phrase: str,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with listening(handler, tls_of(authority, *names, **options) if names else None) as address:
+        url = f"https://localhost:{address.split(':')[1]}"
+        assert_first(await diagnosis_of(url, connect_timeout_seconds=0.3), phrase)
+
+
+async def test_a_certificate_of_an_unknown_authority_says_so_first(authority: trustme.CA) -> None:
+    async with listening(silent, tls_of(authority, "localhost")) as address:
+        diagnosis = await diagnosis_of(f"https://localhost:{address.split(':')[1]}")
+    assert_first(diagnosis, "from an authority that the caller does not trust")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_wants_a_client_certificate_says_so_first(
+    version: ssl.TLSVersion, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS 1.3 the server says it after the client's side of the handshake is done."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = tls_of(authority, "localhost")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.maximum_version = version
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse_once, server, context))
+        diagnosis = await diagnosis_of(f"https://localhost:{server.getsockname()[1]}")
+        await refusing
+    assert_first(diagnosis, "wants a client certificate")
+
+
+def refuse_once(server: socket.socket, context: ssl.SSLContext) -> None:
+    """Not asyncio's TLS, which closes without the alert."""
+    connection, _ = server.accept()
+    raw = connection.dup()
+    with connection, raw:
+        with suppress(ssl.SSLError):
+            context.wrap_socket(connection, server_side=True)
+        while raw.recv(65536):  # what is left unread would make the close a reset
+            pass
+
+
+# The facts
+
+
+FACTS: dict[int, tuple[Outcome, NameKind, str]] = {
+    1: (Outcome.DNS_NXDOMAIN, "clusterset.local", "younger than five minutes"),
+    2: (Outcome.DNS_NXDOMAIN, "clusterset.local", "does not exist in the caller's cluster"),
+    3: (Outcome.DNS_NXDOMAIN, "clusterset.local", "no ServiceExport, or its name or namespace"),
+    4: (Outcome.DNS_NXDOMAIN, "clusterset.local", "the CRD is missing"),
+    5: (Outcome.REFUSED, "clusterset.local", "the importer may not read the network"),
+    6: (Outcome.REFUSED, "clusterset.local", "no ready pod"),
+    7: (Outcome.REFUSED, "clusterset.local", "The port is wrong"),
+    8: (Outcome.DNS_NXDOMAIN, "clusterset.local", "its pod is pending for lack of CPU"),
+    9: (Outcome.CONNECT_TIMEOUT, "clusterset.local", "A firewall between the clusters drops it"),
+    10: (Outcome.CONNECT_TIMEOUT, "other", "ClusterIP of another cluster"),
+    11: (Outcome.DNS_NXDOMAIN, "short", "a short name never leaves its cluster"),
+    12: (Outcome.OK, "clusterset.local", "Both clusters export the Service"),
+    13: (Outcome.DNS_NXDOMAIN, "clusterset.local", "Shared VPC with Cloud DNS in cluster scope"),
+    14: (Outcome.DNS_NXDOMAIN, "clusterset.local", "the zone was deleted"),
+    15: (Outcome.DNS_UNAVAILABLE, "clusterset.local", "its multicluster plugin has not yet synchronised"),
+    16: (Outcome.DNS_UNAVAILABLE, "clusterset.local", "a search domain that answers SERVFAIL hides it"),
+    17: (Outcome.OK, "clusterset.local", "AAAA queries are dropped"),
+    18: (Outcome.RESET, "clusterset.local", "The pod behind this address is gone"),
+    20: (Outcome.REFUSED, "clusterset.local", "a readiness probe whose timeout exceeds its period"),
+    21: (Outcome.RESET, "clusterset.local", "demands mTLS (STRICT)"),
+    22: (Outcome.PROXY_ERROR, "clusterset.local", "the meshes have different root certificates"),
+    23: (Outcome.PROXY_ERROR, "clusterset.local", "with REGISTRY_ONLY it answers 502 itself"),
+    24: (Outcome.CANCELLED, "clusterset.local", "A load balancer in front of the caller gave up"),
+    27: (Outcome.REFUSED, "clusterset.local", "Two clusters export the Service with different ports"),
+    28: (Outcome.DNS_NXDOMAIN, "clusterset.local", "a cluster is not in the fleet"),
+    32: (Outcome.DNS_NXDOMAIN, "clusterset.local", "CoreDNS has no `multicluster clusterset.local`"),
+}
+"""The known causes that a caller can tell apart, by their number in the collected facts (19, 25, 26 and 29 to 31 show
+in tools or in the browser, not in a call)."""
+
+MORE_FACTS: tuple[tuple[Outcome, NameKind, str], ...] = (
+    (Outcome.REFUSED, "clusterset.local", "listens on 127.0.0.1 only"),
+    (Outcome.REFUSED, "short", "The port is wrong"),
+    (Outcome.REFUSED, "cluster.local", "no ready pod"),
+    (Outcome.CONNECT_TIMEOUT, "clusterset.local", "no route between the networks"),
+    (Outcome.CONNECT_TIMEOUT, "clusterset.local", "Pod addresses are translated"),
+    (Outcome.CONNECT_TIMEOUT, "clusterset.local", "NetworkPolicy"),
+    (Outcome.CONNECT_TIMEOUT, "clusterset.local", "The pod behind this address is gone"),
+    (Outcome.DNS_NXDOMAIN, "cluster.local", "The producer runs in another cluster"),
+    (Outcome.DNS_NXDOMAIN, "clusterset.local", "headless and has no ready pod"),
+    (Outcome.DNS_NO_DATA, "clusterset.local", "No cluster that exports the Service has a ready pod"),
+    (Outcome.UNREACHABLE, "clusterset.local", "A firewall rejects it"),
+    (Outcome.CLOSED, "clusterset.local", "The pod behind this address is gone"),
+    (Outcome.READ_TIMEOUT, "clusterset.local", "The pod behind this address is gone"),
+    (Outcome.BAD_REPLY, "clusterset.local", "Another service"),
+)
+"""Further sides of the same rows."""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "phrase"),
+    [*FACTS.values(), *MORE_FACTS],
+    ids=[*map(str, FACTS), *(f"{outcome} {kind} {phrase}" for outcome, kind, phrase in MORE_FACTS)],
+)
+def test_a_known_cause_is_in_the_table(outcome: Outcome, kind: NameKind, phrase: str) -> None:
+    assert any(
+        phrase in cause.cause for row in TABLE if outcome in row.outcomes and kind in row.kinds for cause in row.causes
+    )
+
+
+def test_no_cause_of_a_row_stands_there_twice() -> None:
+    for row in TABLE:
+        texts: list[Cause] = list(row.causes)
+        assert len({cause.cause for cause in texts}) == len(texts), row.title
