@@ -1,15 +1,31 @@
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
-CENTRAL = {"CLUSTER_NAME": "producer-cluster", "CLUSTER_LOCATION": "us-central1", "ZONE": "us-central1-b"}
-WEST = {"CLUSTER_NAME": "caller-cluster", "CLUSTER_LOCATION": "us-west1", "ZONE": "us-west1-a"}
+from tests.browser import chromium
+from tests.lab import Lab, missing, two_clusters
+from tests.processes import WEST
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    if reason := missing():
+        pytest.skip(reason)
+    with two_clusters() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(autouse=True)

@@ -30,8 +30,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.conftest import CENTRAL, WEST
-from tests.processes import CALLER, PRODUCER, ROOT, Service, start
+from tests.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, start
 
 CALLER_POD = "10.4.1.7"
 LOCAL_PRODUCER_POD = "10.4.1.9"

@@ -17,6 +17,10 @@ import httpx
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 20.0
 
+CENTRAL = {"CLUSTER_NAME": "producer-cluster", "CLUSTER_LOCATION": "us-central1", "ZONE": "us-central1-b"}
+WEST = {"CLUSTER_NAME": "caller-cluster", "CLUSTER_LOCATION": "us-west1", "ZONE": "us-west1-a"}
+"""Two identities."""
+
 PRODUCER = ("producer",)
 CALLER = ("caller", "serve")
 QUIET = {"GCE_METADATA_HOST": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0", "LOG_FORMAT": "json"}

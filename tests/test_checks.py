@@ -26,8 +26,6 @@ from tests.lab import (
     NDOTS_2,
     NDOTS_5,
     Lab,
-    missing,
-    two_clusters,
 )
 from tests.processes import Service
 from tests.servers import (
@@ -47,12 +45,10 @@ CONTROL = "kubernetes.default.svc.cluster.local"
 EVERYTHING_SILENT = dict.fromkeys(("*", CLUSTER_SET_NAME, CLUSTER_NAME, CONTROL), "silent")
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    if reason := missing():
-        pytest.skip(reason)
-    with two_clusters() as lab, lab.resolver(NDOTS_2):
-        yield lab
+@pytest.fixture(scope="module", autouse=True)
+def _the_callers_own_ndots(lab: Lab) -> Iterator[None]:
+    with lab.resolver(NDOTS_2):
+        yield
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CENTRAL, WEST
-from tests.lab import CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab, missing, two_clusters
-from tests.processes import PRODUCER, ROOT, free_port, running
+from tests.lab import CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
+from tests.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
 
 
 def cli(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
@@ -41,14 +40,6 @@ def called(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) ->
 def producer() -> Iterator[str]:
     with running(PRODUCER, POD_NAME="pod-1", **CENTRAL) as service:
         yield service.url
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    if reason := missing():
-        pytest.skip(reason)
-    with two_clusters() as lab:
-        yield lab
 
 
 def test_a_call_tells_who_answered_and_where_the_time_went(producer: str) -> None:

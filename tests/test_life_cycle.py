@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.conftest import CENTRAL
-from tests.processes import CALLER, PRODUCER, free_port, running, start
+from tests.processes import CALLER, CENTRAL, PRODUCER, free_port, running, start
 
 
 def post(url: str, service: str, **message: object) -> httpx.Response:

@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
-    chromium,
     entries,
     header_table,
     in_front_of,
@@ -22,8 +21,7 @@ from tests.browser import (
     submit,
     unfold,
 )
-from tests.conftest import CENTRAL, WEST
-from tests.processes import CALLER, PRODUCER, ROOT, Service, free_port, running
+from tests.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
 
 STATIC = ROOT / "caller" / "static"
 METADATA_LABELS = [
@@ -105,12 +103,6 @@ def test_nothing_comes_from_another_place() -> None:
     for path in STATIC.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert re.findall(r"(?:https?:|['\"(])//", text) == [], path.name
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

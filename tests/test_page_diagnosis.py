@@ -13,7 +13,6 @@ from tests.browser import (
     FORMATS,
     INSECURE,
     assert_fits_and_is_accessible,
-    chromium,
     entries,
     in_front_of,
     marks,
@@ -21,18 +20,11 @@ from tests.browser import (
     submit,
     unfold,
 )
-from tests.conftest import CENTRAL, WEST
-from tests.processes import CALLER, PRODUCER, Service, free_port, running
+from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
 EXPORTED = "sample-producer.istio-apps.svc.clusterset.local"
 INNER = "sample-producer.istio-apps.svc.cluster.local"
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

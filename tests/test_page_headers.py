@@ -11,15 +11,13 @@ from playwright.sync_api import Browser, Locator, Page
 from tests.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
-    chromium,
     marks,
     opened,
     serving,
     submit,
     unfold,
 )
-from tests.conftest import CENTRAL, WEST
-from tests.processes import CALLER, PRODUCER, Service, running
+from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, running
 
 OWN_ID = "an id of the proxy"
 LONG = "m" * 3_000
@@ -49,12 +47,6 @@ def mesh(producer: str) -> Iterator[str]:
 
     with serving(Mesh) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
-    chromium,
     entries,
     in_front_of,
     marks,
@@ -20,16 +19,9 @@ from tests.browser import (
     submit,
     unfold,
 )
-from tests.conftest import CENTRAL, WEST
-from tests.processes import CALLER, PRODUCER, Service, free_port, running
+from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
 SHAPES = {"pass": "✓", "warn": "▲", "fail": "✕", "skip": "○"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,7 @@ from tests.lab import (
     SEARCH,
     Lab,
     Query,
-    missing,
     pod_name,
-    two_clusters,
 )
 from tests.processes import Service
 
@@ -39,14 +37,6 @@ PHASES = ("dnsMillis", "connectMillis", "tlsMillis", "sendMillis", "waitMillis",
 NEW_POD = "10.8.2.13"
 SILENT = dict.fromkeys((CLUSTER_SET_NAME, *(f"{CLUSTER_SET_NAME}.{suffix}" for suffix in SEARCH)), "silent")
 """No answer to what a call by the clusterset name asks."""
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    if reason := missing():
-        pytest.skip(reason)
-    with two_clusters() as lab:
-        yield lab
 
 
 @pytest.fixture(autouse=True)
