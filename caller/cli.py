@@ -4,6 +4,8 @@ Exit codes of `call`, `check` and `run`: 0 as expected, 1 not as expected, 2 bad
 """
 
 import asyncio
+import math
+import os
 import re
 import signal
 import sys
@@ -139,9 +141,15 @@ def check(
     finish(first.outcome, first.cluster_name, expected, expect_cluster)
 
 
+def finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number of use here")
+    return value
+
+
 @app.command()
 def run(
-    rate: Annotated[float, typer.Option(help="Calls a second.", min=0.001)] = 10,
+    rate: Annotated[float, typer.Option(help="Calls a second.", min=0.001, max=100_000, callback=finite)] = 10,
     duration: Annotated[str, typer.Option(help="How long: 90, 90s, 5m, 1h.")] = "10s",
     count: Annotated[int | None, typer.Option(help="How many calls, instead of --duration.", min=1)] = None,
     target: Annotated[
@@ -155,7 +163,10 @@ def run(
     delay: DelayOption = 0,
     response_code: ResponseCodeOption = 200,
     fault_rate: FaultRateOption = 1,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one call. Default: CALL_TIMEOUT_SECONDS.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds for one call. Default: CALL_TIMEOUT_SECONDS.", min=0.001, max=600, callback=finite),
+    ] = None,
     max_in_flight: Annotated[
         int | None, typer.Option(help="Calls open at once. Default: RUN_MAX_IN_FLIGHT.", min=1)
     ] = None,
@@ -169,11 +180,11 @@ def run(
 ) -> None:
     """Call many times at a rate: who answered, how long it took, how long the gap was. Ctrl-C ends it early."""
     from caller.run_screen import RunScreen
-    from caller.runs import Done, Failed, Run, RunSpec, running
+    from caller.runs import Done, Run, RunSpec, calls_in, running
 
     message = message_of(payload, delay, response_code, fault_rate)
     seconds = seconds_of(duration, "--duration")
-    longest_gap = None if max_gap is None else seconds_of(max_gap, "--max-gap") * 1000
+    longest_gap = None if max_gap is None else seconds_of(max_gap, "--max-gap", shortest=0) * 1000
     highest_p99 = None if max_p99 is None else seconds_of(max_p99, "--max-p99") * 1000
 
     async def go() -> Any:
@@ -189,7 +200,7 @@ def run(
                 targets=[chosen.name for chosen in targets],
                 message=message,
                 rate=rate,
-                count=count or max(1, int(rate * seconds)),
+                count=count or calls_in(rate, seconds),
                 connection="fresh" if fresh else "reuse",
                 timeout_seconds=timeout or calls.settings.call_timeout_seconds,
                 max_in_flight=max_in_flight or calls.settings.run_max_in_flight,
@@ -202,8 +213,12 @@ def run(
             async with running(this) as events:
                 async for last in events:
                     if screen is None:
-                        sys.stdout.write(last.model_dump_json(by_alias=True) + "\n")
-                        sys.stdout.flush()
+                        try:
+                            sys.stdout.write(last.model_dump_json(by_alias=True) + "\n")
+                            sys.stdout.flush()
+                        except BrokenPipeError:  # the reader has had enough, as `head` has
+                            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                            return None
                     else:
                         screen.show(last)
             return last
@@ -211,8 +226,7 @@ def run(
     import uvloop
 
     last = uvloop.run(go())
-    if isinstance(last, Failed) or not isinstance(last, Done):
-        sys.stderr.write("the run failed\n")
+    if not isinstance(last, Done):
         raise typer.Exit(1)
     missed = missed_by(last.summary, expect_cluster, max_failures, longest_gap, highest_p99)
     end_with(missed)
@@ -250,10 +264,10 @@ def read(path: Path) -> str:
         raise typer.BadParameter(f"{path}: {error}", param_hint="FILES") from None
 
 
-def seconds_of(text: str, option: str) -> float:
+def seconds_of(text: str, option: str, shortest: float = 0.001) -> float:
     """A duration as people write it: `90`, `1.5s`, `250ms`, `5m`, `1h`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", text.strip())
-    if match is None or float(match[1]) == 0:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?", text.strip())
+    if match is None or float(match[1]) < shortest:
         raise typer.BadParameter(f"{text!r} is no duration; write 90s, 250ms, 5m or 1h", param_hint=option)
     return float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 

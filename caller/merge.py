@@ -40,7 +40,8 @@ def merged(summaries: Sequence[Summary]) -> Summary:
         spread=spread,
         lateness=latency_of(lateness),
         gaps=gaps,
-        longest_gap_millis=max((gap.millis for gap in gaps), default=0),
+        gap_count=sum(summary.gap_count for summary in summaries),
+        longest_gap_millis=max(summary.longest_gap_millis for summary in summaries),
         failures=sum(summary.failures for summary in summaries),
         evenness=evenness(spread.pods),
         histograms=Histograms(

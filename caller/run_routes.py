@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from caller.metrics import RunMetrics
 from caller.producer_client import ProducerClient
-from caller.runs import Event, Run, RunSpec, running
+from caller.runs import Event, Run, RunSpec, calls_in, running
 from caller.settings import Settings
 from common.lifecycle import Lifecycle
 from common.messages import Message
@@ -22,6 +22,7 @@ router = APIRouter(tags=["runs"])
 
 LONGEST_ID = 100
 """Characters; every call of a run adds its number."""
+MOST_CALLS = 100_000_000
 RETRY_AFTER_SECONDS = 5
 
 
@@ -34,7 +35,7 @@ class RunRequest(RequestModel):
     )
     rate: float = Field(gt=0, allow_inf_nan=False, description="calls a second", examples=[20])
     duration_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False, examples=[10])
-    count: int | None = Field(default=None, ge=1, description="instead of `durationSeconds`")
+    count: int | None = Field(default=None, ge=1, le=MOST_CALLS, description="instead of `durationSeconds`")
     connection: Literal["reuse", "fresh"] = Field(
         default="fresh", description="`fresh`, so that every call may reach another pod; `reuse` pins to a few"
     )
@@ -50,7 +51,7 @@ class RunRequest(RequestModel):
 
     @property
     def calls(self) -> int:
-        return self.count or max(1, int(self.rate * (self.duration_seconds or 0)))
+        return self.count or calls_in(self.rate, self.duration_seconds or 0)
 
 
 class Runs:
@@ -96,21 +97,15 @@ class Runs:
 def check_limits(request: RunRequest, settings: Settings) -> None:
     within_limits(request.message, settings)
     seconds = request.duration_seconds or request.calls / request.rate
-    for field, value, limit, name in (
-        ("rate", request.rate, settings.run_max_rate, "RUN_MAX_RATE"),
-        (
-            "durationSeconds" if request.duration_seconds else "count",
-            seconds,
-            settings.run_max_seconds,
-            "RUN_MAX_SECONDS",
-        ),
-        ("message.id", len(request.message.id), LONGEST_ID, "characters"),
+    length = ("durationSeconds", request.duration_seconds) if request.duration_seconds else ("count", request.count)
+    for (field, given), value, limit, name in (
+        (("rate", request.rate), request.rate, settings.run_max_rate, "RUN_MAX_RATE"),
+        (length, seconds, settings.run_max_seconds, "RUN_MAX_SECONDS"),
+        (("message.id", len(request.message.id)), len(request.message.id), LONGEST_ID, "characters"),
     ):
         if value > limit:
-            text = f"at most {limit:g} ({name})" + (
-                f"; {request.count} calls take {seconds:g} s" if field == "count" else ""
-            )
-            raise Refused(422, [FieldError(field=field, value=f"{value:g}", message=text, limit=limit)])
+            text = f"at most {limit:g} ({name})" + (f"; so many calls take {seconds:g} s" if field == "count" else "")
+            raise Refused(422, [FieldError(field=field, value=str(given), message=text, limit=limit)])
 
 
 def allowed(name: str, settings: Settings) -> Any:

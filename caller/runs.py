@@ -12,9 +12,9 @@ import asyncio
 import itertools
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Literal
 
 import anyio
@@ -23,7 +23,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from hdrh.histogram import HdrHistogram
 from pydantic import Field
 
-from caller.metrics import RunMetrics
+from caller.metrics import MOST_PEERS, RunMetrics
 from caller.outcome import Hop, Outcome
 from caller.producer_client import ProducerClient
 from caller.target import Target
@@ -35,9 +35,11 @@ TICK_SECONDS = 0.5
 LAST_CALLS_SECONDS = 1.0
 """How long a run that is stopped waits for the calls that are open."""
 BUFFERED_EVENTS = 64
-"""Events that wait for a slow reader; while it is full, ticks are left out, everything else waits."""
+"""Events that wait for a slow reader; while it is full, ticks and gaps are left out, the last event waits."""
 LONGEST_MICROS = 700_000_000
 """The highest latency a histogram tells apart, above the longest time-out of a call; 3 digits are kept."""
+MOST_GAPS = 1000
+"""Gaps that a summary lists; more are counted."""
 FEWEST_PER_POD = 5
 """Calls that each pod should have got before a spread is judged (the usual rule for a chi-squared test)."""
 
@@ -89,7 +91,7 @@ class Progress(Wire):
     left_out: int = Field(description="calls that were due while `maxInFlight` were open")
     done: int
     in_flight: int
-    rate: float = Field(description="calls started a second, so far")
+    rate: float = Field(description="calls started a second, while they were being started")
     outcomes: dict[str, int]
     peers: list[PeerStats]
     spread: Spread
@@ -136,7 +138,8 @@ class Histograms(Wire):
 class Summary(Progress):
     """The whole run."""
 
-    gaps: list[Gap]
+    gaps: list[Gap] = Field(description="at most 1,000 of them")
+    gap_count: int
     longest_gap_millis: float
     failures: int = Field(description="calls whose outcome was not `ok`")
     evenness: Evenness
@@ -208,19 +211,29 @@ class Run:
                 async with anyio.create_task_group() as around:
                     around.start_soon(self.tick, events)
                     async with anyio.create_task_group() as calls:
+                        around.start_soon(self.cut_off, calls)
                         await self.start_calls(calls, events)
-                        if self.stopped.is_set():
-                            calls.cancel_scope.deadline = anyio.current_time() + LAST_CALLS_SECONDS
+                        self.stats.starting_seconds = max(self.elapsed(), self.stats.offered / self.spec.rate)
                     around.cancel_scope.cancel()
-                for gap in self.stats.end_gaps(self.elapsed()):
-                    await events.send(GapClosed(gap=gap))
+                self.tell(events, self.stats.end_gaps(self.elapsed()))
+                self.tell_progress(events)
                 ended: Literal["complete", "stopped"] = "stopped" if self.stop_reason else "complete"
-                await events.send(
-                    Done(ended=ended, reason=self.stop_reason, summary=self.stats.summary(self.elapsed()))
-                )
+                summary = self.stats.summary(self.elapsed())
+                await events.send(Done(ended=ended, reason=self.stop_reason, summary=summary))
             except Exception as bug:
                 await events.send(Failed(reason=f"a bug of the caller: {bug!r}"))
                 raise
+
+    async def cut_off(self, calls: anyio.abc.TaskGroup) -> None:
+        """Give the calls that are open when the run is stopped a moment, and then no more."""
+        await self.stopped.wait()
+        calls.cancel_scope.deadline = anyio.current_time() + LAST_CALLS_SECONDS
+
+    def tell(self, events: MemoryObjectSendStream[Event], gaps: Sequence[Gap]) -> None:
+        """A reader that does not keep up misses gaps here and finds them in the summary; no call waits for it."""
+        for gap in gaps:
+            with suppress(anyio.WouldBlock):
+                events.send_nowait(GapClosed(gap=gap))
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
@@ -229,16 +242,17 @@ class Run:
         """Start each call at its intended time; those that are overdue at once, one after the other."""
         for number in range(self.spec.count):
             intended = number / self.spec.rate
-            if (wait := intended - self.elapsed()) > 0:
+            # Again, because uvloop's timers go off up to a millisecond early.
+            while (wait := intended - self.elapsed()) > 0 and not self.stopped.is_set():
                 await self.pause(wait)
             if self.stopped.is_set():
                 return
             self.stats.offered += 1
             if self.stats.in_flight >= self.spec.max_in_flight:
-                self.stats.leave_out(self.targets[number % len(self.targets)].name, number)
+                self.stats.left_out += 1
                 continue
             lateness = self.elapsed() - intended
-            self.stats.start(lateness)
+            self.stats.start(self.targets[number % len(self.targets)].name, number, lateness)
             self.metrics.lateness.observe(lateness)
             calls.start_soon(self.call, number, intended, events)
             # Lets the call begin before the next is counted as started, and replies be read while calls are overdue.
@@ -254,22 +268,28 @@ class Run:
     async def call(self, number: int, intended: float, events: MemoryObjectSendStream[Event]) -> None:
         target = self.targets[number % len(self.targets)]
         message = self.spec.message.model_copy(update={"id": f"{self.spec.message.id}-{number}"})
-        hop = await self.client.call(
-            message, target, connection=self.spec.connection, timeout_seconds=self.spec.timeout_seconds
-        )
-        for gap in self.stats.end(target.name, number, intended, self.elapsed() - intended, hop):
-            await events.send(GapClosed(gap=gap))
+        try:
+            hop = await self.client.call(
+                message, target, connection=self.spec.connection, timeout_seconds=self.spec.timeout_seconds
+            )
+        except asyncio.CancelledError:
+            self.tell(events, self.stats.give_up(target.name, number, intended))
+            raise
+        self.tell(events, self.stats.end(target.name, number, intended, self.elapsed() - intended, hop))
 
     async def tick(self, events: MemoryObjectSendStream[Event]) -> None:
         for number in itertools.count(1):
             await asyncio.sleep(max(self.started + number * TICK_SECONDS - time.perf_counter(), 0))
             if self.lifecycle.draining:
                 self.stop("the caller is stopping")
-            event = Tick(progress=self.stats.progress(self.elapsed()), new_pods=self.stats.take_new_pods())
-            try:
-                events.send_nowait(event)
-            except anyio.WouldBlock:
-                self.stats.new_pods = event.new_pods + self.stats.new_pods
+            self.tell_progress(events)
+
+    def tell_progress(self, events: MemoryObjectSendStream[Event]) -> None:
+        event = Tick(progress=self.stats.progress(self.elapsed()), new_pods=self.stats.take_new_pods())
+        try:
+            events.send_nowait(event)
+        except anyio.WouldBlock:
+            self.stats.new_pods = event.new_pods + self.stats.new_pods
 
 
 @asynccontextmanager
@@ -286,7 +306,7 @@ async def running(run: Run) -> AsyncIterator[MemoryObjectReceiveStream[Event]]:
 
 
 class Stats:
-    """What is counted while a run goes on; its size is that of pods, clusters and calls in flight, not of all calls."""
+    """What is counted while a run goes on. What grows with calls is kept only until those before them came back."""
 
     def __init__(self, targets: Sequence[str]) -> None:
         self.offered = self.sent = self.left_out = self.done = 0
@@ -295,22 +315,22 @@ class Stats:
         self.service_time: dict[str, HdrHistogram] = {}
         self.lateness = histogram()
         self.spread = Spread(clusters={}, zones={}, pods={})
-        self.pods: set[str] = set()
+        self.cluster_of: dict[str, str | None] = {}
         self.new_pods: list[Who] = []
         self.gaps: list[Gap] = []
-        self.watches = {name: GapWatch(name, position, len(targets)) for position, name in enumerate(targets)}
+        self.gap_count = 0
+        self.longest_gap = 0.0
+        self.starting_seconds: float | None = None
+        self.watches = {name: GapWatch(name) for name in targets}
 
     @property
     def in_flight(self) -> int:
         return self.sent - self.done
 
-    def start(self, lateness: float) -> None:
+    def start(self, target: str, number: int, lateness: float) -> None:
         self.sent += 1
+        self.watches[target].expect(number)
         record(self.lateness, lateness)
-
-    def leave_out(self, target: str, number: int) -> None:
-        self.left_out += 1
-        self.watches[target].skip(number)
 
     def end(self, target: str, number: int, intended: float, latency: float, hop: Hop) -> list[Gap]:
         """Count one call that came back; the gaps that are closed by it."""
@@ -318,24 +338,42 @@ class Stats:
         self.outcomes[hop.outcome] += 1
         who = who_answered(hop)
         cluster = who.cluster if who and who.cluster else "unknown"
-        record(self.latency.setdefault(cluster, histogram()), latency)
-        record(self.service_time.setdefault(cluster, histogram()), hop.round_trip_time_millis / 1000)
+        if cluster not in self.latency:
+            cluster = cluster if len(self.latency) < MOST_PEERS else "other"
+            self.latency.setdefault(cluster, histogram())
+            self.service_time.setdefault(cluster, histogram())
+        record(self.latency[cluster], latency)
+        record(self.service_time[cluster], hop.round_trip_time_millis / 1000)
         if who is not None:
             self.count(who)
-        gaps = self.watches[target].saw(number, intended, hop.outcome, who)
-        self.gaps += gaps
+        return self.keep(self.watches[target].saw(number, intended, hop.outcome, who))
+
+    def give_up(self, target: str, number: int, intended: float) -> list[Gap]:
+        """Count one call that was cut off when the run was stopped."""
+        self.done += 1
+        self.outcomes[Outcome.CANCELLED] += 1
+        return self.keep(self.watches[target].saw(number, intended, Outcome.CANCELLED, None))
+
+    def keep(self, gaps: list[Gap]) -> list[Gap]:
+        self.gap_count += len(gaps)
+        self.longest_gap = max([self.longest_gap, *(gap.millis for gap in gaps)])
+        self.gaps += gaps[: MOST_GAPS - len(self.gaps)]
         return gaps
 
     def count(self, who: Who) -> None:
+        pod = who.pod
+        if pod is not None:
+            # A StatefulSet has pods of the same names in every cluster.
+            if self.cluster_of.setdefault(pod, who.cluster) != who.cluster:
+                pod = f"{pod} in {who.cluster}"
+            if pod not in self.spread.pods:
+                self.new_pods.append(who)
         for names, name in (
             (self.spread.clusters, who.cluster),
             (self.spread.zones, who.zone),
-            (self.spread.pods, who.pod),
+            (self.spread.pods, pod),
         ):
             names[name or "unknown"] = names.get(name or "unknown", 0) + 1
-        if who.pod and who.pod not in self.pods:
-            self.pods.add(who.pod)
-            self.new_pods.append(who)
 
     def take_new_pods(self) -> list[Who]:
         pods, self.new_pods = self.new_pods, []
@@ -343,9 +381,7 @@ class Stats:
 
     def end_gaps(self, elapsed: float) -> list[Gap]:
         """The gaps that the end of the run leaves open."""
-        gaps = [gap for watch in self.watches.values() for gap in watch.end(elapsed)]
-        self.gaps += gaps
-        return gaps
+        return self.keep([gap for watch in self.watches.values() for gap in watch.end(elapsed)])
 
     def progress(self, elapsed: float) -> Progress:
         return Progress(
@@ -355,7 +391,7 @@ class Stats:
             left_out=self.left_out,
             done=self.done,
             in_flight=self.in_flight,
-            rate=round(self.sent / elapsed, 3) if elapsed else 0,
+            rate=round(self.sent / (self.starting_seconds or elapsed), 3) if elapsed else 0,
             outcomes=dict(self.outcomes),
             peers=[
                 PeerStats(
@@ -371,7 +407,8 @@ class Stats:
         return Summary(
             **dict(self.progress(elapsed)),
             gaps=self.gaps,
-            longest_gap_millis=max((gap.millis for gap in self.gaps), default=0),
+            gap_count=self.gap_count,
+            longest_gap_millis=self.longest_gap,
             failures=self.done - self.outcomes[Outcome.OK],
             evenness=evenness(self.spread.pods),
             histograms=Histograms(
@@ -385,26 +422,24 @@ class Stats:
 class GapWatch:
     """Finds gaps in the calls to one target. Calls count in the order of their start; they come back in another."""
 
-    def __init__(self, target: str, first: int, step: int) -> None:
+    def __init__(self, target: str) -> None:
         self.target = target
-        self.next = first
-        self.step = step
-        self.waiting: dict[int, tuple[float, Outcome, Who | None] | None] = {}
+        self.expected: deque[int] = deque()
+        self.back: dict[int, tuple[float, Outcome, Who | None]] = {}
         self.last_answer: Who | None = None
         self.since: float | None = None
         self.outcomes: Counter[str] = Counter()
 
-    def skip(self, number: int) -> None:
-        """The call was never made; nothing is known of that moment."""
-        self.waiting[number] = None
+    def expect(self, number: int) -> None:
+        """The call was started."""
+        self.expected.append(number)
 
     def saw(self, number: int, intended: float, outcome: Outcome, who: Who | None) -> list[Gap]:
-        self.waiting[number] = (intended, outcome, who)
+        """The call came back; the gaps that are known to be closed by now."""
+        self.back[number] = (intended, outcome, who)
         gaps = []
-        while self.next in self.waiting:
-            call = self.waiting.pop(self.next)
-            self.next += self.step
-            if call is not None and (gap := self.follow(*call)):
+        while self.expected and self.expected[0] in self.back:
+            if gap := self.follow(*self.back.pop(self.expected.popleft())):
                 gaps.append(gap)
         return gaps
 
@@ -434,16 +469,21 @@ class GapWatch:
         return gap
 
     def end(self, elapsed: float) -> list[Gap]:
-        """Count what waited for a call that was never made, and close the gap that is open."""
+        """Count what came back after a call that never did, and close the gap that is open."""
         gaps = []
-        for number in sorted(self.waiting):
-            call = self.waiting[number]
-            if call is not None and (gap := self.follow(*call)):
+        for number in sorted(self.back):
+            if gap := self.follow(*self.back[number]):
                 gaps.append(gap)
-        self.waiting.clear()
+        self.back.clear()
+        self.expected.clear()
         if self.since is not None:
             gaps.append(self.close(max(elapsed, self.since), None))
         return gaps
+
+
+def calls_in(rate: float, seconds: float) -> int:
+    """How many calls are due in that time, at least one; 0.57/s for 100 s are 57, whatever the floats say."""
+    return max(1, math.floor(rate * seconds + 1e-6))
 
 
 def who_answered(hop: Hop) -> Who | None:
