@@ -280,6 +280,16 @@ def test_a_producer_can_be_called_from_the_host(two_clusters: TwoClusters) -> No
 
 
 @pytest.mark.usefixtures("two_clusters")
+def test_the_preflight_and_a_run_pass_in_the_callers_container() -> None:
+    caller = next(name for name in composed_containers() if "_caller_" in name or "-caller-" in name)
+    report = json.loads(in_container(caller, "sample-caller", "check", "--json"))
+    assert [target["outcome"] for target in report["targets"]] == ["ok", "ok"]
+    assert {target["clusterName"] for target in report["targets"]} == {"producer-cluster", "caller-cluster"}
+    printed = in_container(caller, "sample-caller", "run", "--count", "20", "--rate", "20", "--max-failures", "0")
+    assert "20 of 20 due calls were sent, 20 ok" in printed
+
+
+@pytest.mark.usefixtures("two_clusters")
 def test_the_health_check_of_every_composed_container_passes() -> None:
     for name in composed_containers():
         run("podman", "healthcheck", "run", name)
