@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from caller.runs import Done, Event, Failed, Gap, GapClosed, Progress, RunSpec, Spread, Started, Tick, Who
+from caller.runs import Done, Event, Failed, Gap, GapClosed, Latency, Progress, RunSpec, Spread, Started, Tick, Who
 from caller.terminal import BAR_CELLS, printable, say, terminal
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -34,7 +34,7 @@ class RunScreen:
                 if self.live:
                     self.live.start()
             case Tick():
-                self.tick(event.progress)
+                self.tick(event.progress, event.recent)
                 for who in event.new_pods:
                     self.note(f"+ {where(who)}", "green")
             case GapClosed():
@@ -56,9 +56,8 @@ class RunScreen:
     def note(self, text: str, style: str) -> None:
         (self.live.console if self.live else self.console).print(Text(printable(text), style=style), soft_wrap=True)
 
-    def tick(self, progress: Progress) -> None:
-        medians = [peer.latency.p50_millis for peer in progress.peers if peer.latency.p50_millis is not None]
-        self.medians.append(max(medians, default=0.0))
+    def tick(self, progress: Progress, recent: Latency) -> None:
+        self.medians.append(recent.p50_millis or 0.0)
         self.seen += 1
         if self.live:
             self.live.update(

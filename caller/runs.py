@@ -154,6 +154,7 @@ class Started(Wire):
 class Tick(Wire):
     type: Literal["tick"] = "tick"
     progress: Progress
+    recent: Latency = Field(description="from the intended start, of the calls that came back since the last tick")
     new_pods: list[Who] = Field(description="seen for the first time since the last tick")
 
 
@@ -285,7 +286,11 @@ class Run:
             self.tell_progress(events)
 
     def tell_progress(self, events: MemoryObjectSendStream[Event]) -> None:
-        event = Tick(progress=self.stats.progress(self.elapsed()), new_pods=self.stats.take_new_pods())
+        event = Tick(
+            progress=self.stats.progress(self.elapsed()),
+            recent=self.stats.take_recent(),
+            new_pods=self.stats.take_new_pods(),
+        )
         try:
             events.send_nowait(event)
         except anyio.WouldBlock:
@@ -314,6 +319,7 @@ class Stats:
         self.latency: dict[str, HdrHistogram] = {}
         self.service_time: dict[str, HdrHistogram] = {}
         self.lateness = histogram()
+        self.recent = histogram()
         self.spread = Spread(clusters={}, zones={}, pods={})
         self.cluster_of: dict[str, str | None] = {}
         self.new_pods: list[Who] = []
@@ -343,6 +349,7 @@ class Stats:
             self.latency.setdefault(cluster, histogram())
             self.service_time.setdefault(cluster, histogram())
         record(self.latency[cluster], latency)
+        record(self.recent, latency)
         record(self.service_time[cluster], hop.round_trip_time_millis / 1000)
         if who is not None:
             self.count(who)
@@ -374,6 +381,11 @@ class Stats:
             (self.spread.pods, pod),
         ):
             names[name or "unknown"] = names.get(name or "unknown", 0) + 1
+
+    def take_recent(self) -> Latency:
+        recent = latency_of(self.recent)
+        self.recent.reset()
+        return recent
 
     def take_new_pods(self) -> list[Who]:
         pods, self.new_pods = self.new_pods, []
