@@ -1,5 +1,8 @@
 """Both services against their own OpenAPI: whatever is sent, nothing comes back that the document does not say."""
 
+import base64
+import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,3 +75,18 @@ def test_every_field_of_the_document_is_described(service: str, request: pytest.
     problem = document["paths"][f"/{service}/messages"]["post"]["responses"]["422"]["content"]
     assert problem["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     assert document["components"]["schemas"]["Problem"]["properties"].keys() >= {"type", "title", "status", "detail"}
+
+
+@pytest.mark.parametrize("service", ["producer", "caller"])
+def test_the_docs_need_no_internet_and_run_one_inline_script_only(service: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(service)
+    page = httpx.get(f"{url}/docs", trust_env=False)
+    script = page.text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert page.status_code == 200
+    assert f"script-src 'self' 'sha256-{digest}';" in page.headers["content-security-policy"]
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) == 3
+    for file in loaded:
+        assert "://" not in file
+        assert httpx.get(f"{url}/{file}", trust_env=False).status_code == 200
