@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from caller.dns import DnsAnswer, DnsReport, ResolvConf, cluster_domain, control, read_resolv_conf
+from caller.dns import DnsAnswer, DnsReport, ResolvConf, cluster_domain
 from caller.outcome import Hop, Outcome
 from caller.producer_client import ProducerClient
 from caller.target import Target
@@ -86,23 +86,23 @@ class Preflight:
 async def run_checks(client: ProducerClient, targets: Sequence[Target]) -> CheckReport:
     """Look at everything, once."""
     started = time.perf_counter()
-    conf = read_resolv_conf()
-    answer, probes = await asyncio.gather(control(conf), asyncio.gather(*(probe(client, target) for target in targets)))
+    probes = await asyncio.gather(*(probe(client, target) for target in targets))
+    _, dns, answer = probes[0]
     findings = {
         "settings": settings_finding(targets[0]),
         "identity": identity_finding(client.identity),
-        "resolv.conf": resolv_conf_finding(conf),
-        "control query": control_finding(conf, answer),
+        "resolv.conf": resolv_conf_finding(dns.resolv_conf),
+        "control query": control_finding(dns.resolv_conf, answer),
     }
     checks = [
         Check(check=name, verdict=verdict, evidence=evidence, next_step=step)
         for name, (verdict, evidence, step) in findings.items()
     ]
-    for target, (hop, dns) in zip(targets, probes, strict=True):
+    for target, (hop, dns, _) in zip(targets, probes, strict=True):
         checks += target_checks(target, hop, dns)
     results = [
         TargetResult(target=target.name, outcome=hop.outcome, cluster_name=hop.answering_cluster)
-        for target, (hop, _) in zip(targets, probes, strict=True)
+        for target, (hop, _, _) in zip(targets, probes, strict=True)
     ]
     verdicts = {check.verdict for check in checks}
     return CheckReport(
@@ -113,16 +113,16 @@ async def run_checks(client: ProducerClient, targets: Sequence[Target]) -> Check
     )
 
 
-async def probe(client: ProducerClient, target: Target) -> tuple[Hop, DnsReport]:
-    """One fresh call, explained, and the report on the name."""
+async def probe(client: ProducerClient, target: Target) -> tuple[Hop, DnsReport, DnsAnswer]:
+    """One fresh call, explained, the report on the name, and the resolver's answer to the control query."""
 
     async def explained() -> Hop:
         message = Message(payload="check")
         hop = await client.call(message, target, connection="fresh", timeout_seconds=CALL_SECONDS)
         return await client.explain(hop, message, target, CALL_SECONDS)
 
-    hop, (dns, _) = await asyncio.gather(explained(), client.dns.about(target))
-    return hop, dns
+    hop, (dns, answer) = await asyncio.gather(explained(), client.dns.about(target))
+    return hop, dns, answer
 
 
 def settings_finding(first: Target) -> Finding:

@@ -217,9 +217,7 @@ def signs_of_dns(hop: Hop, dns: DnsReport, control: DnsAnswer | None) -> Iterato
         yield "resolver_failed"
     if addresses_of(dns.absolute) and dns.asked_at >= hop.started_at:
         yield "name_exists_now"
-    if any(answer.addresses for answer in dns.absolute) and any(
-        answer.rcode == "TIMEOUT" and answer.type == "AAAA" for answer in dns.absolute
-    ):
+    if addresses_of(dns.absolute) and any((a.type, a.rcode) == ("AAAA", "TIMEOUT") for a in dns.absolute):
         yield "aaaa_lost"
     if addresses_of(dns.twin):
         yield "exported_name_exists" if dns.host.endswith("svc.cluster.local") else "local_service_exists"

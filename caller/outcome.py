@@ -18,7 +18,7 @@ import httpx
 from pydantic import Field, ValidationError
 
 from caller.dns import DnsReport, gai_name
-from common.messages import LOCAL, ClusterMetadata, Headers, MessageAck, Wire
+from common.messages import BODILESS, LOCAL, ClusterMetadata, Headers, MessageAck, Wire
 
 
 class Outcome(StrEnum):
@@ -330,7 +330,6 @@ def gateway_status(outcome: Outcome) -> int:
 
 
 STAMP = "x-answered-by"
-BODILESS = frozenset((204, 205, 304))
 
 PROXY_HEADERS = (
     # A header and the start of its value, in lower case; who sends it. The first that fits counts.

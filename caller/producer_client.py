@@ -14,7 +14,6 @@ from caller.dns import Lookups, Questions
 from caller.header_diff import header_diff
 from caller.metrics import HopMetrics
 from caller.outcome import (
-    BODILESS,
     AnsweredBy,
     Connection,
     Hop,
@@ -37,7 +36,7 @@ from caller.trace import TRACE, ConnectionMode, Trace, tls_context, traced_sessi
 from common import __version__
 from common.cluster import Identity
 from common.headers import header_map, masked, trace_context
-from common.messages import ClusterMetadata, Headers, Message
+from common.messages import BODILESS, ClusterMetadata, Headers, Message
 
 MESSAGE_FIELDS = set(Message.model_fields)
 """What is sent of a message; the caller's own fields are not the producer's."""

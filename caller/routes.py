@@ -8,13 +8,13 @@ from pydantic import Field
 
 from caller.checks import CheckReport, Preflight
 from caller.dns import DnsReport
-from caller.outcome import BODILESS, Hop
+from caller.outcome import Hop
 from caller.producer_client import ProducerClient
 from caller.settings import Settings
 from caller.target import NameKind, Target
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
-from common.messages import Message, Wire
+from common.messages import BODILESS, Message, Wire
 from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
 from common.service import within_limits
 
@@ -117,15 +117,15 @@ async def checks(preflight: Annotated[Preflight, Depends(preflight_of)]) -> Chec
     return await preflight.report()
 
 
-def allowed(name: str | None, settings: Settings) -> Target:
-    """The target of that name; the first when none is named.
+def allowed(name: str | None, settings: Settings, field: str = "target") -> Target:
+    """The target of that name; the first when none is named. `field`: where the request names it.
 
     :raises Refused: 422 with the list of what is allowed: no host from a request is ever called.
     """
     try:
         return settings.target(name)
     except ValueError as error:
-        raise Refused(422, [FieldError(field="target", value=str(name)[:100], message=str(error))]) from None
+        raise Refused(422, [FieldError(field=field, value=str(name)[:100], message=str(error))]) from None
 
 
 async def while_client_waits(

@@ -1,7 +1,7 @@
 """`POST /caller/runs`: the answer is the stream of the run's events; closing it stops the run."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 from fastapi import APIRouter, Depends, Request
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from caller.metrics import RunMetrics
 from caller.producer_client import ProducerClient
+from caller.routes import allowed
 from caller.runs import Event, Run, RunSpec, calls_in, running
 from caller.settings import Settings
 from common.lifecycle import Lifecycle
@@ -77,11 +78,8 @@ class Runs:
         """
         settings = self.client.settings
         check_limits(request, settings)
-        targets = (
-            [settings.target(None)]
-            if request.targets is None
-            else [allowed(name, settings) for name in request.targets]
-        )
+        names: list[str | None] = [*request.targets] if request.targets else [None]
+        targets = [allowed(name, settings, "targets") for name in names]
         spec = RunSpec(
             targets=[target.name for target in targets],
             message=request.message,
@@ -106,13 +104,6 @@ def check_limits(request: RunRequest, settings: Settings) -> None:
         if value > limit:
             text = f"at most {limit:g} ({name})" + (f"; so many calls take {seconds:g} s" if field == "count" else "")
             raise Refused(422, [FieldError(field=field, value=str(given), message=text, limit=limit)])
-
-
-def allowed(name: str, settings: Settings) -> Any:
-    try:
-        return settings.target(name)
-    except ValueError as error:
-        raise Refused(422, [FieldError(field="targets", value=name[:100], message=str(error))]) from None
 
 
 async def runs_of(request: Request) -> Runs:

@@ -17,6 +17,10 @@ LOCAL = "local"
 """What an identity field says when nobody could tell: not on GKE, or not told by the environment."""
 
 
+BODILESS = frozenset((204, 205, 304))
+"""Statuses whose reply has no content (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
+
+
 class Wire(BaseModel):
     """A model that travels: camelCase names, unknown fields ignored so that versions may differ."""
 

@@ -7,15 +7,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
-from common.messages import Message, MessageAck
+from common.messages import BODILESS, Message, MessageAck
 from common.problems import PROBLEM_RESPONSES
 from common.service import Service, within_limits
 from producer.faults import Faults
 
 router = APIRouter(tags=["messages"])
-
-BODILESS = frozenset((204, 205, 304))
-"""Statuses whose reply has no content (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
 
 
 async def service_of(request: Request) -> Service:

@@ -2,11 +2,10 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from socket import create_server, socket
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from tests.lab import CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
 from tests.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
+from tests.terminals import run_on_a_terminal
 
 
 def cli(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
@@ -240,32 +240,9 @@ def test_on_a_terminal_the_verdict_has_a_colour_and_the_other_side_has_none(prod
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "caller", *arguments],
-        cwd=ROOT,
-        env=terminal_environment(environment),
-        stdout=slave,
-        stderr=slave,
-    )
-    os.close(slave)
-    printed = b""
-    with suppress(OSError):
-        while chunk := os.read(master, 65_536):
-            printed += chunk
-    os.close(master)
-    assert process.wait(20) in (0, 1)
-    return printed.decode()
-
-
-def terminal_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    common: dict[str, str] = {
-        "PATH": os.environ["PATH"],
-        "TERM": "xterm-256color",
-        "COLUMNS": "120",
-        "GCE_METADATA_HOST": "none",
-    }
-    return {**common, **WEST, **environment}
+    status, printed = run_on_a_terminal(*arguments, **environment)
+    assert status in (0, 1)
+    return printed
 
 
 def test_the_version_and_the_help_are_there() -> None:

@@ -2,18 +2,13 @@
 
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,7 @@ from typer.testing import CliRunner, Result
 from caller.cli import app
 from caller.runs import Done, Event, Started, Summary, Tick
 from tests.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
+from tests.terminals import run_on_a_terminal
 from tests.test_cli import cli
 
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)
@@ -252,29 +248,9 @@ def test_on_a_terminal_the_other_side_does_not_steer(producer: str) -> None:
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    master, slave = pty.openpty()
-    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "caller", *arguments],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "TERM": "xterm-256color",
-            "GCE_METADATA_HOST": "none",
-            **WEST,
-            **environment,
-        },
-        stdout=slave,
-        stderr=slave,
-    )
-    os.close(slave)
-    printed = b""
-    with suppress(OSError):
-        while chunk := os.read(master, 65_536):
-            printed += chunk
-    os.close(master)
-    assert process.wait(20) == 0, printed
-    return printed.decode()
+    status, printed = run_on_a_terminal(*arguments, **environment)
+    assert status == 0, printed
+    return printed
 
 
 BAD_USAGE = (
