@@ -128,7 +128,7 @@ IMPORTER_IAM = Cause(
     " missing or has the old serviceAccount: form.",
     "kubectl --context {caller} -n gke-mcs logs -l k8s-app=gke-mcs-importer --tail=50",
     "bind roles/compute.networkViewer to principal://…/subject/ns/gke-mcs/sa/gke-mcs-importer, then restart the importer:"
-    " kubectl -n gke-mcs rollout restart deployment gke-mcs-importer",
+    " kubectl --context {caller} -n gke-mcs rollout restart deployment gke-mcs-importer",
     GKE_MCS,
 )
 STALE_ENDPOINTS = Cause(

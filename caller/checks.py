@@ -1,18 +1,22 @@
 """Preflight: is the way to the producer right, step by step, without a browser and without rights in the cluster.
 
-Per target one fresh call is made; DNS, TCP, TLS, HTTP, identity and crossing are read off its hop. All targets, the
-control query and the DNS reports go at once, so that everything takes as long as the slowest call, which has
-`CALL_SECONDS`.
+Per target one fresh call is made; DNS, TCP, TLS, HTTP, identity and crossing are read off its hop. Where
+the caller may read a few objects of its cluster, what they say of the target comes after. All targets, the control
+query, the DNS reports and the questions to the API server go at once, so that everything takes as long as the slowest
+call, which has `CALL_SECONDS`.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 from pydantic import Field
 
+from caller.check import Check as Check
+from caller.check import Verdict as Verdict
+from caller.cluster_checks import api_server_check, cluster_checks
 from caller.dns import DnsAnswer, DnsReport, ResolvConf, cluster_domain
+from caller.kubernetes import look
 from caller.outcome import Hop, Outcome
 from caller.producer_client import ProducerClient
 from caller.target import Target
@@ -30,20 +34,8 @@ SLOW_LOOKUP_MILLIS = 1000
 DOTS_OF_CLUSTERSET = 4
 """Dots in `sample-producer.istio-apps.svc.clusterset.local`: with a larger `ndots` the search list is tried first."""
 
-Verdict = Literal["pass", "warn", "fail", "skip"]
 Finding = tuple[Verdict, str, str | None]
 """Verdict, evidence, next step."""
-
-
-class Check(Wire):
-    """One thing that was looked at."""
-
-    check: str = Field(examples=["dns"])
-    target: str | None = Field(default=None, description="null: not about one target")
-    verdict: Verdict
-    evidence: str = Field(description="what was seen")
-    next_step: str | None = Field(default=None, description="what to do; null when there is nothing to do")
-    command: str | None = Field(default=None, description="what confirms the likeliest cause, for a shell")
 
 
 class TargetResult(Wire):
@@ -86,7 +78,9 @@ class Preflight:
 async def run_checks(client: ProducerClient, targets: Sequence[Target]) -> CheckReport:
     """Look at everything, once."""
     started = time.perf_counter()
-    probes = await asyncio.gather(*(probe(client, target) for target in targets))
+    view, probes = await asyncio.gather(
+        look(client.settings, targets), asyncio.gather(*(probe(client, target) for target in targets))
+    )
     _, dns, answer = probes[0]
     findings = {
         "settings": settings_finding(targets[0]),
@@ -98,8 +92,10 @@ async def run_checks(client: ProducerClient, targets: Sequence[Target]) -> Check
         Check(check=name, verdict=verdict, evidence=evidence, next_step=step)
         for name, (verdict, evidence, step) in findings.items()
     ]
+    checks.append(api_server_check(view))
     for target, (hop, dns, _) in zip(targets, probes, strict=True):
-        checks += target_checks(target, hop, dns)
+        of_target = [*target_checks(target, hop, dns), *cluster_checks(view, target, hop)]
+        checks += of_target if target is targets[0] else map(warning, of_target)
     results = [
         TargetResult(target=target.name, outcome=hop.outcome, cluster_name=hop.answering_cluster)
         for target, (hop, _, _) in zip(targets, probes, strict=True)
@@ -111,6 +107,11 @@ async def run_checks(client: ProducerClient, targets: Sequence[Target]) -> Check
         checks=checks,
         millis=round((time.perf_counter() - started) * 1000, 3),
     )
+
+
+def warning(check: Check) -> Check:
+    """What fails of an address that is there to be compared with, which may well lead nowhere, is a warning."""
+    return check.model_copy(update={"verdict": "warn"}) if check.verdict == "fail" else check
 
 
 async def probe(client: ProducerClient, target: Target) -> tuple[Hop, DnsReport, DnsAnswer]:

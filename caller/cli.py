@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.alias_generators import to_snake
 
-from common import __version__
+from common import __version__, garbage
 
 IDENTITY_SECONDS = 2.0
 """How long the metadata server is waited for; a server would go on without it, a command has one chance."""
@@ -61,7 +61,9 @@ def serve() -> None:
 
     settings = from_environment(Settings)
     lifecycle = Lifecycle()
-    serve_app(create_app(settings, lifecycle), settings, lifecycle)
+    served = create_app(settings, lifecycle)
+    garbage.collect_from_now_on()
+    serve_app(served, settings, lifecycle)
 
 
 TargetOption = Annotated[
@@ -225,6 +227,7 @@ def run(
 
     import uvloop
 
+    garbage.collect_from_now_on()
     last = uvloop.run(go())
     if not isinstance(last, Done):
         raise typer.Exit(1)

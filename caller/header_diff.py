@@ -1,5 +1,6 @@
 """What happened to headers on the way between the caller and the producer."""
 
+from functools import lru_cache
 from typing import Literal
 
 from caller.outcome import HeaderChange, HeaderDiff
@@ -80,6 +81,7 @@ def change_of(sent: list[str] | None, received: list[str] | None) -> Literal["sa
     return "same" if sent == received else "changed"
 
 
+@lru_cache(maxsize=256)
 def group_of(name: str) -> Group:
     if name in TRACE_CONTEXT:
         return "tracing"

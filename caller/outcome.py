@@ -220,6 +220,10 @@ def compared(
     return Crossing(cluster=apart, zone=differ(zone), region=differ(region))
 
 
+class BrokenReply(aiohttp.ClientPayloadError):
+    """What came after the head of a reply is no HTTP."""
+
+
 class ReplyTooLarge(Exception):
     """A reply that is larger than what the caller reads."""
 
@@ -243,6 +247,8 @@ def failure_of(error: BaseException, phase: Phase) -> tuple[Outcome, str]:
         if isinstance(cause, TimeoutError):
             return timeout_failure(phase), f"timed out in phase {phase}"
     for cause in causes:
+        if isinstance(cause, BrokenReply):
+            return Outcome.BAD_REPLY, one_line(str(cause))
         if isinstance(cause, aiohttp.ClientPayloadError):
             # In the midst of a body, aiohttp tells a reset from a close in its text only.
             if "ConnectionResetError" in str(cause):
@@ -422,16 +428,15 @@ def clock_skew_of(hop: Hop) -> ClockSkew | None:
         theirs = float(hop.returned_headers["x-producer-time"][0])
     except (KeyError, ValueError):
         return None
-    if not math.isfinite(theirs):
-        return None
     before = sum(
         millis or 0 for millis in (phases.dns_millis, phases.connect_millis, phases.tls_millis, phases.send_millis)
     )
     earliest = hop.started_at * 1000 + before + (phases.producer_delay_millis or 0) + (phases.producer_work_millis or 0)
     latest = hop.started_at * 1000 + before + (phases.wait_millis or 0)
-    return ClockSkew(
-        millis=round(theirs * 1000 - (earliest + latest) / 2, 3), error_millis=round(max(latest - earliest, 0) / 2, 3)
-    )
+    skew = theirs * 1000 - (earliest + latest) / 2
+    if not math.isfinite(skew):
+        return None
+    return ClockSkew(millis=round(skew, 3), error_millis=round(max(latest - earliest, 0) / 2, 3))
 
 
 _TIMING = re.compile(r"\b(delay|work);dur=(\d+(?:\.\d+)?)")

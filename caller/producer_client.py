@@ -1,9 +1,10 @@
 """One call to the producer: `ProducerClient.call(message, target) -> Hop`; and `explain(hop, …)`, which costs more."""
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import aiohttp
 import httpx
@@ -38,6 +39,9 @@ from common.cluster import Identity
 from common.headers import header_map, masked, trace_context
 from common.messages import BODILESS, ClusterMetadata, Headers, Message
 
+if TYPE_CHECKING:
+    from caller.hop_span import HopSpan, HopSpans
+
 MESSAGE_FIELDS = set(Message.model_fields)
 """What is sent of a message; the caller's own fields are not the producer's."""
 
@@ -48,6 +52,10 @@ SENT = (
     (b"user-agent", f"sample-caller/{__version__}".encode()),
 )
 """Headers of every request; of the request that a call is made for, only the trace context is passed on."""
+
+COMPRESSED = frozenset((b"gzip", b"x-gzip", b"deflate"))
+GZIP_OR_ZLIB = 47
+"""`wbits` of zlib: a gzip or a zlib header, whichever is there."""
 
 FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError, ReplyTooLarge)
 """What a call may raise because of the other side or of what lies between. Anything else is a bug of ours."""
@@ -63,6 +71,7 @@ class ProducerClient:
         metrics: HopMetrics,
         transports: Mapping[ConnectionMode, httpx.AsyncBaseTransport],
         lookups: Lookups,
+        spans: "HopSpans | None" = None,
     ) -> None:
         self.settings = settings
         self.identity = identity
@@ -71,11 +80,14 @@ class ProducerClient:
         self.timeouts = {"connect": settings.connect_timeout_seconds}
         self.last_seen: dict[Target, ClusterMetadata] = {}
         self.dns = Questions(lookups)
+        self.spans = spans
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: Settings, identity: Identity, metrics: HopMetrics) -> AsyncIterator[Self]:
-        """A client whose connections are closed at the end.
+    async def opened(
+        cls, settings: Settings, identity: Identity, metrics: HopMetrics, spans: "HopSpans | None" = None
+    ) -> AsyncIterator[Self]:
+        """A client whose connections are closed at the end; `spans`: where there are traces.
 
         Two pools, because a ClusterSetIP is balanced per connection: one keeps connections, one never does.
         """
@@ -86,7 +98,7 @@ class ProducerClient:
             for mode in ("reuse", "fresh"):
                 session = await stack.enter_async_context(traced_session(mode, tls, lookups))
                 transports[mode] = AiohttpTransport(client=session, verify=tls)
-            yield cls(settings, identity, metrics, transports, lookups)
+            yield cls(settings, identity, metrics, transports, lookups, spans)
 
     async def call(
         self,
@@ -106,7 +118,8 @@ class ProducerClient:
         :raises asyncio.CancelledError: whoever wanted the hop went away; counted as the outcome `cancelled`.
         """
         trace = Trace()
-        request = self.request(message, target, inbound or {})
+        span = self.spans.started(target, trace, for_request=inbound is not None) if self.spans else None
+        request = self.request(message, target, inbound or {}, span)
         body = b""
         response: httpx.Response | None = None
         error: BaseException | None = None
@@ -120,6 +133,8 @@ class ProducerClient:
         except asyncio.CancelledError:
             trace.finish()
             self.metrics.cancelled(target, trace.seconds())
+            if span is not None:
+                span.cancelled()
             raise
         finally:
             TRACE.reset(token)
@@ -130,6 +145,8 @@ class ProducerClient:
         self.metrics.observe(target, hop, reply_status=None if error or response is None else response.status_code)
         if hop.producer_metadata is not None:
             self.last_seen[target] = hop.producer_metadata
+        if span is not None:
+            span.end(hop)
         return hop
 
     async def explain(self, hop: Hop, message: Message, target: Target, timeout_seconds: float | None = None) -> Hop:
@@ -147,14 +164,16 @@ class ProducerClient:
             update={"dns": dns, "diagnosis": diagnosis, "header_diff": diff, "clock_skew": clock_skew_of(hop)}
         )
 
-    def request(self, message: Message, target: Target, inbound: Mapping[str, str]) -> httpx.Request:
+    def request(
+        self, message: Message, target: Target, inbound: Mapping[str, str], span: "HopSpan | None"
+    ) -> httpx.Request:
+        context = trace_context(inbound)
+        if span is not None:
+            span.inject(context)
         request = httpx.Request(
             "POST",
             target.url,
-            headers=[
-                *SENT,
-                *((name.encode(), value.encode("latin-1")) for name, value in trace_context(inbound).items()),
-            ],
+            headers=[*SENT, *((name.encode(), value.encode("latin-1")) for name, value in context.items())],
             content=message.model_dump_json(by_alias=True, exclude_none=True, include=MESSAGE_FIELDS).encode(),
             extensions={"timeout": self.timeouts},
         )
@@ -162,18 +181,26 @@ class ProducerClient:
         return request
 
     async def read(self, response: httpx.Response) -> bytes:
-        """The whole body.
+        """The whole body, decompressed if it came with one gzip or deflate; encodings in layers are left as they are.
 
-        :raises ReplyTooLarge: it is larger than `MAX_REPLY_BYTES`; the rest is not read.
+        :raises ReplyTooLarge: it is larger than `MAX_REPLY_BYTES`; the rest is neither read nor decompressed.
+        :raises httpx.DecodingError: it is compressed and broken.
         """
         limit = self.settings.max_reply_bytes
         body = bytearray()
-        encoded = any(name.lower() == b"content-encoding" for name, _ in response.headers.raw)
-        stream = response.aiter_bytes() if encoded else response.stream
-        async for chunk in cast(AsyncIterable[bytes], stream):
-            body += chunk
-            if len(body) > limit:
-                raise ReplyTooLarge(f"the reply has more than {limit} bytes (MAX_REPLY_BYTES)")
+        encodings = [value.lower() for name, value in response.headers.raw if name.lower() == b"content-encoding"]
+        unzip = zlib.decompressobj(GZIP_OR_ZLIB) if len(encodings) == 1 and encodings[0] in COMPRESSED else None
+        is_whole = True
+        try:
+            async for chunk in cast(AsyncIterable[bytes], response.stream):
+                body += chunk if unzip is None else unzip.decompress(chunk, limit + 1 - len(body))
+                is_whole = unzip is None or unzip.eof
+                if len(body) > limit:
+                    raise ReplyTooLarge(f"the reply has more than {limit} bytes (MAX_REPLY_BYTES)")
+        except zlib.error as error:
+            raise httpx.DecodingError(f"the compressed reply is broken: {error}") from error
+        if not is_whole:
+            raise httpx.DecodingError("the compressed reply is cut short")
         return bytes(body)
 
     def hop(
@@ -198,7 +225,9 @@ class ProducerClient:
         else:
             answered_by = answerer(returned, body, ack)
             outcome = reply_outcome(response.status_code, answered_by, ack)
-            status = gateway_status(outcome) if outcome is Outcome.BAD_REPLY else response.status_code
+            # RFC 9110, 15: a status from 600 on is none, and counts as a 5xx.
+            is_usable = outcome is not Outcome.BAD_REPLY and response.status_code <= 599
+            status = response.status_code if is_usable else gateway_status(outcome)
             if outcome is not Outcome.OK:
                 text = reply_text(response.status_code, answered_by, returned, body, echoed=ack is not None)
             if answered_by.who == "producer":

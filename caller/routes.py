@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -14,11 +13,13 @@ from caller.settings import Settings
 from caller.target import NameKind, Target
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
-from common.messages import BODILESS, Message, Wire
+from common.messages import BODILESS, ClusterMetadata, Message, Wire
 from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
 from common.service import within_limits
 
 router = APIRouter(tags=["messages"])
+
+LONGEST_TIMEOUT_SECONDS = 600
 
 
 class CallerMessage(Message):
@@ -30,6 +31,9 @@ class CallerMessage(Message):
     connection: Literal["reuse", "fresh"] = Field(
         default="reuse", description="`fresh`: a new connection, so that a ClusterSetIP may choose another pod"
     )
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, le=LONGEST_TIMEOUT_SECONDS, allow_inf_nan=False, description="default: CALL_TIMEOUT_SECONDS"
+    )
 
 
 class TargetReport(Wire):
@@ -37,15 +41,19 @@ class TargetReport(Wire):
 
     name: str = Field(examples=["http://sample-producer.istio-apps.svc.clusterset.local:8080"])
     kind: NameKind
-    dns: DnsReport
+    dns: DnsReport | None = Field(description="null: not asked for")
 
 
 class Targets(Wire):
-    """What may be called, PRODUCER_URL first, and the limits of a message."""
+    """What may be called, PRODUCER_URL first, by whom, and the limits of a message and of a run."""
 
+    caller_metadata: ClusterMetadata
     targets: list[TargetReport]
     max_payload_bytes: int
     max_delay_millis: int
+    call_timeout_seconds: float
+    run_max_rate: float
+    run_max_seconds: float
 
 
 async def client_of(request: Request) -> ProducerClient:
@@ -99,16 +107,23 @@ async def call_producer(
 
 
 @router.get("/caller/targets", summary="The addresses that may be called, each with its DNS answers")
-async def targets(client: Client) -> Targets:
+async def targets(
+    client: Client, dns: Annotated[bool, Query(description="false: at once, without the DNS answers")] = True
+) -> Targets:
     settings = client.settings
-    reports = await asyncio.gather(*(client.dns.about(target) for target in settings.targets))
+
+    async def about(target: Target) -> TargetReport:
+        report = (await client.dns.about(target))[0] if dns else None
+        return TargetReport(name=target.name, kind=target.kind, dns=report)
+
     return Targets(
-        targets=[
-            TargetReport(name=target.name, kind=target.kind, dns=dns)
-            for target, (dns, _) in zip(settings.targets, reports, strict=True)
-        ],
+        caller_metadata=client.identity.metadata,
+        targets=await asyncio.gather(*map(about, settings.targets)),
         max_payload_bytes=settings.max_payload_bytes,
         max_delay_millis=settings.max_delay_millis,
+        call_timeout_seconds=settings.call_timeout_seconds,
+        run_max_rate=settings.run_max_rate,
+        run_max_seconds=settings.run_max_seconds,
     )
 
 
@@ -138,21 +153,23 @@ async def while_client_waits(
             message,
             target,
             connection=message.connection,
+            timeout_seconds=message.timeout_seconds,
             inbound=inbound_headers(request),
             caller_headers=header_map(request.scope["headers"]),
         )
-        return await client.explain(hop, message, target)
+        return await client.explain(hop, message, target, message.timeout_seconds)
 
     call = asyncio.create_task(explained())
     gone = asyncio.create_task(hang_up(request))
+    gone.add_done_callback(lambda _: call.cancel())
     try:
-        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await call if call.done() else None
+        return await call
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise
+        return None
     finally:
-        for task in (call, gone):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        gone.cancel()
 
 
 def inbound_headers(request: Request) -> Mapping[str, str]:

@@ -10,13 +10,13 @@ from pydantic import Field, model_validator
 
 from caller.metrics import RunMetrics
 from caller.producer_client import ProducerClient
-from caller.routes import allowed
-from caller.runs import Event, Run, RunSpec, calls_in, running
+from caller.routes import LONGEST_TIMEOUT_SECONDS, allowed
+from caller.runs import EVENT_KINDS, Event, Run, RunSpec, calls_in, running
 from caller.settings import Settings
 from common.lifecycle import Lifecycle
 from common.messages import Message
 from common.messages import Request as RequestModel
-from common.problems import PROBLEM_RESPONSES, FieldError, Refused
+from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
 from common.service import within_limits
 
 router = APIRouter(tags=["runs"])
@@ -41,7 +41,11 @@ class RunRequest(RequestModel):
         default="fresh", description="`fresh`, so that every call may reach another pod; `reuse` pins to a few"
     )
     timeout_seconds: float | None = Field(
-        default=None, gt=0, le=600, allow_inf_nan=False, description="for one call; default: CALL_TIMEOUT_SECONDS"
+        default=None,
+        gt=0,
+        le=LONGEST_TIMEOUT_SECONDS,
+        allow_inf_nan=False,
+        description="for one call; default: CALL_TIMEOUT_SECONDS",
     )
 
     @model_validator(mode="after")
@@ -125,23 +129,38 @@ async def events_of(
         runs.active -= 1
 
 
-class EventStream(StreamingResponse):
-    media_type = "text/event-stream"
+EVENT_STREAM = "text/event-stream"
+EVENTS = {
+    EVENT_STREAM: {
+        "itemSchema": {  # of OpenAPI 3.2
+            "type": "object",
+            "properties": {
+                "event": {"type": "string"},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"oneOf": [{"$ref": SCHEMAS + kind.__name__} for kind in EVENT_KINDS]},
+                },
+            },
+        },
+    }
+}
 
 
 @router.post(
     "/caller/runs",
-    response_class=EventStream,
+    response_class=StreamingResponse,
     responses={
         **PROBLEM_RESPONSES,
         429: PROBLEM_RESPONSES[503] | {"description": "too many runs; see `Retry-After`"},
-        200: {"model": Event, "description": "server-sent events; the last is `done` or `failed`"},
+        200: {"content": EVENTS, "description": "server-sent events; the last is `done` or `failed`"},
     },
     summary="Call the producer many times; the response is the stream of events, closing it stops the run",
 )
-async def start_run(events: Annotated[MemoryObjectReceiveStream[Event], Depends(events_of)]) -> EventStream:
+async def start_run(events: Annotated[MemoryObjectReceiveStream[Event], Depends(events_of)]) -> StreamingResponse:
     async def formatted() -> AsyncIterator[str]:
         async for event in events:
             yield f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
 
-    return EventStream(formatted(), headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(formatted(), media_type=EVENT_STREAM, headers=headers)

@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Literal
 
 import anyio
-import anyio.abc
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from hdrh.histogram import HdrHistogram
 from pydantic import Field
@@ -38,6 +37,8 @@ BUFFERED_EVENTS = 64
 """Events that wait for a slow reader; while it is full, ticks and gaps are left out, the last event waits."""
 LONGEST_MICROS = 700_000_000
 """The highest latency a histogram tells apart, above the longest time-out of a call; 3 digits are kept."""
+MOST_NAMES = 500
+"""Clusters, zones or pods that are counted by name; more are `other`."""
 MOST_GAPS = 1000
 """Gaps that a summary lists; more are counted."""
 FEWEST_PER_POD = 5
@@ -107,7 +108,10 @@ class Who(Wire):
 
 
 class Gap(Wire):
-    """Calls to one target that failed in a row: from the start of the first to the start of the next that did not."""
+    """Calls to one target that failed in a row: from the start of the first to the start of the next that did not.
+
+    Starts are the intended ones, so a gap is as much too short or too long as the schedule was late at its ends.
+    """
 
     target: str
     at_seconds: float = Field(description="since the start of the run")
@@ -155,6 +159,8 @@ class Tick(Wire):
     type: Literal["tick"] = "tick"
     progress: Progress
     recent: Latency = Field(description="from the intended start, of the calls that came back since the last tick")
+    answered: dict[str, int] = Field(description="of those, the `ok` ones by cluster")
+    failed: dict[str, int] = Field(description="of those, the others by outcome")
     new_pods: list[Who] = Field(description="seen for the first time since the last tick")
 
 
@@ -176,6 +182,7 @@ class Failed(Wire):
 
 
 Event = Annotated[Started | Tick | GapClosed | Done | Failed, Field(discriminator="type")]
+EVENT_KINDS = (Started, Tick, GapClosed, Done, Failed)
 
 
 class Run:
@@ -211,10 +218,11 @@ class Run:
             try:
                 async with anyio.create_task_group() as around:
                     around.start_soon(self.tick, events)
-                    async with anyio.create_task_group() as calls:
-                        around.start_soon(self.cut_off, calls)
-                        await self.start_calls(calls, events)
-                        self.stats.starting_seconds = max(self.elapsed(), self.stats.offered / self.spec.rate)
+                    with anyio.CancelScope() as open_calls:
+                        around.start_soon(self.cut_off, open_calls)
+                        async with asyncio.TaskGroup() as calls:  # anyio's takes four times as long to start a task
+                            await self.start_calls(calls, events)
+                            self.stats.starting_seconds = max(self.elapsed(), self.stats.offered / self.spec.rate)
                     around.cancel_scope.cancel()
                 self.tell(events, self.stats.end_gaps(self.elapsed()))
                 self.tell_progress(events)
@@ -225,10 +233,10 @@ class Run:
                 await events.send(Failed(reason=f"a bug of the caller: {bug!r}"))
                 raise
 
-    async def cut_off(self, calls: anyio.abc.TaskGroup) -> None:
+    async def cut_off(self, open_calls: anyio.CancelScope) -> None:
         """Give the calls that are open when the run is stopped a moment, and then no more."""
         await self.stopped.wait()
-        calls.cancel_scope.deadline = anyio.current_time() + LAST_CALLS_SECONDS
+        open_calls.deadline = anyio.current_time() + LAST_CALLS_SECONDS
 
     def tell(self, events: MemoryObjectSendStream[Event], gaps: Sequence[Gap]) -> None:
         """A reader that does not keep up misses gaps here and finds them in the summary; no call waits for it."""
@@ -239,7 +247,7 @@ class Run:
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
-    async def start_calls(self, calls: anyio.abc.TaskGroup, events: MemoryObjectSendStream[Event]) -> None:
+    async def start_calls(self, calls: asyncio.TaskGroup, events: MemoryObjectSendStream[Event]) -> None:
         """Start each call at its intended time; those that are overdue at once, one after the other."""
         for number in range(self.spec.count):
             intended = number / self.spec.rate
@@ -255,7 +263,7 @@ class Run:
             lateness = self.elapsed() - intended
             self.stats.start(self.targets[number % len(self.targets)].name, number, lateness)
             self.metrics.lateness.observe(lateness)
-            calls.start_soon(self.call, number, intended, events)
+            calls.create_task(self.call(number, intended, events))
             # Lets the call begin before the next is counted as started, and replies be read while calls are overdue.
             await asyncio.sleep(0)
 
@@ -289,12 +297,16 @@ class Run:
         event = Tick(
             progress=self.stats.progress(self.elapsed()),
             recent=self.stats.take_recent(),
+            answered=self.stats.take(self.stats.recently_answered),
+            failed=self.stats.take(self.stats.recently_failed),
             new_pods=self.stats.take_new_pods(),
         )
         try:
             events.send_nowait(event)
         except anyio.WouldBlock:
             self.stats.new_pods = event.new_pods + self.stats.new_pods
+            self.stats.recently_answered.update(event.answered)
+            self.stats.recently_failed.update(event.failed)
 
 
 @asynccontextmanager
@@ -320,6 +332,8 @@ class Stats:
         self.service_time: dict[str, HdrHistogram] = {}
         self.lateness = histogram()
         self.recent = histogram()
+        self.recently_answered: Counter[str] = Counter()
+        self.recently_failed: Counter[str] = Counter()
         self.spread = Spread(clusters={}, zones={}, pods={})
         self.cluster_of: dict[str, str | None] = {}
         self.new_pods: list[Who] = []
@@ -351,6 +365,10 @@ class Stats:
         record(self.latency[cluster], latency)
         record(self.recent, latency)
         record(self.service_time[cluster], hop.round_trip_time_millis / 1000)
+        if hop.outcome is Outcome.OK:
+            self.recently_answered[cluster] += 1
+        else:
+            self.recently_failed[hop.outcome] += 1
         if who is not None:
             self.count(who)
         return self.keep(self.watches[target].saw(number, intended, hop.outcome, who))
@@ -359,6 +377,7 @@ class Stats:
         """Count one call that was cut off when the run was stopped."""
         self.done += 1
         self.outcomes[Outcome.CANCELLED] += 1
+        self.recently_failed[Outcome.CANCELLED] += 1
         return self.keep(self.watches[target].saw(number, intended, Outcome.CANCELLED, None))
 
     def keep(self, gaps: list[Gap]) -> list[Gap]:
@@ -371,21 +390,27 @@ class Stats:
         pod = who.pod
         if pod is not None:
             # A StatefulSet has pods of the same names in every cluster.
-            if self.cluster_of.setdefault(pod, who.cluster) != who.cluster:
+            if self.cluster_of.get(pod, who.cluster) != who.cluster:
                 pod = f"{pod} in {who.cluster}"
-            if pod not in self.spread.pods:
+            if pod not in self.spread.pods and len(self.spread.pods) < MOST_NAMES:
+                self.cluster_of[pod] = who.cluster
                 self.new_pods.append(who)
         for names, name in (
-            (self.spread.clusters, who.cluster),
-            (self.spread.zones, who.zone),
-            (self.spread.pods, pod),
+            (self.spread.clusters, who.cluster or "unknown"),
+            (self.spread.zones, who.zone or "unknown"),
+            (self.spread.pods, pod or "unknown"),
         ):
-            names[name or "unknown"] = names.get(name or "unknown", 0) + 1
+            known = name if name in names or len(names) < MOST_NAMES else "other"
+            names[known] = names.get(known, 0) + 1
 
     def take_recent(self) -> Latency:
-        recent = latency_of(self.recent)
-        self.recent.reset()
-        return recent
+        recent, self.recent = self.recent, histogram()
+        return latency_of(recent)
+
+    def take(self, counter: Counter[str]) -> dict[str, int]:
+        taken = dict(counter)
+        counter.clear()
+        return taken
 
     def take_new_pods(self) -> list[Who]:
         pods, self.new_pods = self.new_pods, []

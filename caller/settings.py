@@ -1,6 +1,7 @@
+import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from caller.target import Target, parse_target
@@ -13,6 +14,12 @@ def one_target(value: Any) -> Any:
 
 def many_targets(value: Any) -> Any:
     return tuple(parse_target(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def prefix(value: str) -> str:
+    if value.strip("/") and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", value):
+        raise ValueError("a path such as /caller-ui is needed")
+    return value.rstrip("/")
 
 
 class Settings(ServiceSettings):
@@ -29,11 +36,24 @@ class Settings(ServiceSettings):
     call_timeout_seconds: float = Field(default=65, gt=0, le=600, description="for the whole call")
     max_reply_bytes: int = Field(default=1_048_576, ge=1024, description="largest reply that is read")
 
+    root_path: Annotated[str, AfterValidator(prefix)] = Field(
+        default="", description="prefix of an ingress that leaves it in the path, such as `/caller-ui`"
+    )
+
     run_max_rate: float = Field(default=200, gt=0, le=10_000, description="calls a second of a run by the API")
     run_max_seconds: float = Field(default=600, gt=0, le=86_400, description="length of a run by the API")
     run_max_in_flight: int = Field(default=500, ge=1, le=10_000, description="calls of a run that are open at once")
     run_max_active: int = Field(
         default=2, ge=0, le=100, description="runs at once by the API; more are 429 with `Retry-After`"
+    )
+
+    kubernetes_service_host: str | None = Field(
+        default=None, description="the API server, for checks; Kubernetes sets it in every pod"
+    )
+    kubernetes_service_port: int = Field(default=443, ge=1, le=65535, description="its port; so does Kubernetes")
+    service_account_dir: str = Field(
+        default="/var/run/secrets/kubernetes.io/serviceaccount",
+        description="where the token is, if one is mounted (`k8s/components/diagnose`)",
     )
 
     @property

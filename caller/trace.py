@@ -5,18 +5,25 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
+from http import HTTPStatus
 from typing import Any, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 
 from caller.dns import Lookups
-from caller.outcome import Phase, Phases
+from caller.outcome import BrokenReply, Phase, Phases
 from caller.settings import Settings
 from common.messages import Headers
 
 IDLE_SECONDS = 15
 """How long an idle connection is kept: less than the producer's keep-alive and less than its drain on Kubernetes."""
+
+MOST_INTERIM = 100
+"""Replies of 1xx before the one that counts."""
 
 ConnectionMode = Literal["reuse", "fresh"]
 
@@ -116,6 +123,7 @@ def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) 
         # aiohttp takes no keep-alive time together with `force_close`, not even its default.
         **({"force_close": True} if mode == "fresh" else {"keepalive_timeout": IDLE_SECONDS}),
     )
+    connector._factory = partial(ReplyProtocol, loop=connector._loop)  # type: ignore[assignment]
     return aiohttp.ClientSession(
         connector=connector,
         connector_owner=True,
@@ -124,6 +132,36 @@ def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) 
         trust_env=False,
         trace_configs=[trace_config()],
     )
+
+
+class ReplyProtocol(ResponseHandler):
+    """aiohttp's reading of replies, with two things that it lacks in 3.14.
+
+    A reply that breaks after its head is told to whoever waits for its body: the C parser has let go of it by then, and
+    the call would end in a time-out. Interim replies, which nobody asked for, are not kept, and are not endless.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.interim = 0
+
+    def data_received(self, data: bytes) -> None:
+        payload = self._payload
+        super().data_received(data)
+        broken = self._exception
+        if isinstance(broken, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(BrokenReply(broken.message), broken)
+
+    def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
+        status = data[0].code
+        if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.interim = 0
+            super().feed_data(data, size)
+            return
+        self.interim += 1
+        if self.interim == MOST_INTERIM and self.transport is not None:
+            self.transport.close()
+            self.set_exception(HttpProcessingError(message=f"{MOST_INTERIM} interim replies, the last a {status}"))
 
 
 class TracedResolver(AbstractResolver):

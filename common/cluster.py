@@ -35,6 +35,8 @@ class Identity:
         self.settings = settings
         self.asked = asyncio.Event()
         """Set when the metadata server was asked for the first time, whatever came of it."""
+        self.project = settings.google_cloud_project
+        """The Google Cloud project, if it is known."""
         self.become(metadata_from(settings, {}), "environment")
 
     def become(self, metadata: ClusterMetadata, source: str) -> None:
@@ -74,6 +76,7 @@ class Identity:
                     log.debug("no identity from the metadata server %s: %r", host, error)
                 else:
                     self.become(metadata_from(self.settings, document), "metadata server")
+                    self.project = self.project or _text(document, "project", "projectId") or None
                     return
                 finally:
                     self.asked.set()

@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 from uuid import uuid4
 
 from common.messages import Headers
@@ -43,7 +44,7 @@ SECRET = frozenset(
 )
 MASK = "***"
 
-_TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?$")
+_TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 
@@ -78,6 +79,15 @@ def request_id(inbound: str | None) -> str:
     return inbound if inbound and _REQUEST_ID.match(inbound) else str(uuid4())
 
 
-def trace_id(traceparent: str | None) -> str | None:
-    match = _TRACEPARENT.match(traceparent or "")
-    return match[1] if match else None
+class TraceParent(NamedTuple):
+    """What a `traceparent` says (https://www.w3.org/TR/trace-context/#traceparent-header); ids in lower-case hex."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+def trace_parent(traceparent: str) -> TraceParent | None:
+    """None if it is malformed."""
+    match = _TRACEPARENT.match(traceparent)
+    return TraceParent(match[1], match[2], bool(int(match[3], 16) & 1)) if match else None

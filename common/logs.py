@@ -5,10 +5,25 @@ Fields: https://docs.cloud.google.com/logging/docs/structured-logging
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
+
+from common.headers import TraceParent
+
+PLACE_IN_TRACE: ContextVar[tuple[TraceParent | None, str | None]] = ContextVar("place_in_trace", default=(None, None))
+"""Of the request that the current task serves: its place in a trace, and the Google Cloud project, where known."""
+
+
+def trace_fields(parent: TraceParent, project: str | None) -> dict[str, Any]:
+    """Where Cloud Logging looks for the trace; without the project, the agent on the node adds its own."""
+    return {
+        "logging.googleapis.com/trace": f"projects/{project}/traces/{parent.trace_id}" if project else parent.trace_id,
+        "logging.googleapis.com/spanId": parent.span_id,
+        "logging.googleapis.com/trace_sampled": parent.sampled,
+    }
 
 
 class CloudLoggingFormatter(JsonFormatter):
@@ -25,6 +40,9 @@ class CloudLoggingFormatter(JsonFormatter):
         log_data["message"] = log_data["message"].rstrip()
         log_data["severity"] = record.levelname  # Python's names are Cloud Logging's
         log_data["logger"] = record.name
+        parent, project = PLACE_IN_TRACE.get()
+        if parent is not None:
+            log_data |= trace_fields(parent, project)
 
 
 class TextFormatter(logging.Formatter):

@@ -9,8 +9,10 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.headers import request_id, trace_id
+from common.cluster import Identity
+from common.headers import request_id, trace_parent
 from common.lifecycle import Lifecycle
+from common.logs import PLACE_IN_TRACE
 from common.problems import problem
 
 log = logging.getLogger("request")
@@ -25,12 +27,14 @@ DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.
 class Observe:
     """One log line and one observation a request; gives the request its `x-request-id`.
 
-    What the request learns on its way goes into `scope["observed"]`, a dict, and so into the line.
+    What the request learns on its way goes into `scope["observed"]`, a dict, and so into the line. Where it is in a
+    trace is in `scope["traceparent"]` if it has a span, else in its header.
     Metric: https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
     """
 
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry, identity: Identity) -> None:
         self.app = app
+        self.identity = identity
         self.duration = Histogram(
             "http_server_request_duration_seconds",
             "Duration of HTTP server requests.",
@@ -48,6 +52,9 @@ class Observe:
         headers = dict(scope["headers"])
         request = request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
         scope["request_id"] = request
+        parent = trace_parent(scope.get("traceparent") or headers.get(b"traceparent", b"").decode("latin-1"))
+        # For the rest of the task: uvicorn logs what is raised here.
+        PLACE_IN_TRACE.set((parent, self.identity.project))
         observed: dict[str, Any] = scope.setdefault("observed", {})
 
         async def observe_start(message: Message) -> None:
@@ -81,7 +88,7 @@ class Observe:
                             "latency": f"{seconds:.6f}s",
                         },
                         "requestId": request,
-                        "traceId": trace_id(headers.get(b"traceparent", b"").decode("latin-1")),
+                        "traceId": parent.trace_id if parent else None,
                         "route": route,
                         "status": status,
                         "durationMillis": round(seconds * 1000, 3),
@@ -144,12 +151,14 @@ class LoadLimit:
         self.app = app
         self.limit = limit
         self.in_flight = 0
+        self.refused = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in UNOBSERVED:
             await self.app(scope, receive, send)
             return
         if self.in_flight >= self.limit:
+            self.refused += 1
             refusal = problem(
                 503, f"{self.in_flight} requests are in flight; the limit is {self.limit} (MAX_IN_FLIGHT)"
             )

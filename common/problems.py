@@ -7,13 +7,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from common.client import CLIENT_CLOSED_REQUEST
 from common.messages import Wire
 
 PROBLEM_JSON = "application/problem+json"
@@ -67,17 +68,24 @@ def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Resp
     return Response(body.model_dump_json(by_alias=True, exclude_none=True), status, media_type=PROBLEM_JSON)
 
 
-def install(app: FastAPI) -> None:
-    """Have every refusal of the app answered as a problem, and its OpenAPI say so."""
+def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
+    """Have the OpenAPI hold models that no route names as such, under `SCHEMAS`."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generated()
-        _, schemas = models_json_schema([(Problem, "serialization")], ref_template=SCHEMAS + "{model}")
+        _, schemas = models_json_schema(
+            [(model, "serialization") for model in models], ref_template=SCHEMAS + "{model}"
+        )
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def install(app: FastAPI) -> None:
+    """Have every refusal of the app answered as a problem, and its OpenAPI say so."""
+    add_schemas(app, Problem)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
@@ -95,6 +103,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ClientDisconnect):  # in the midst of its body
+            request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         status, detail = error.status_code, str(error.detail)
         if status == 400:  # FastAPI's own: bytes that are not UTF-8, or nested without end
             status, detail = 422, "the body could not be read as JSON in UTF-8"

@@ -7,6 +7,7 @@ callers in another cluster this drain is all there is (the backend service of a 
 import logging
 import signal
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -14,12 +15,14 @@ from starlette.types import ASGIApp
 
 from common import logs
 from common.lifecycle import Lifecycle
+from common.protocol import BoundedProtocol
 from common.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than any client's idle time, or a client sends into a connection that is being closed."""
+KEEP_ALIVE_SECONDS = 620
+"""Longer than any client's idle time, or a client sends into a connection that is being closed. Google's load balancers
+keep theirs for 600 s (https://docs.cloud.google.com/load-balancing/docs/https#timeouts_and_retries)."""
 
 
 def serve(app: ASGIApp, settings: ServiceSettings, lifecycle: Lifecycle) -> None:
@@ -33,7 +36,8 @@ def serve(app: ASGIApp, settings: ServiceSettings, lifecycle: Lifecycle) -> None
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=partial(BoundedProtocol, receive_seconds=settings.receive_seconds),  # type: ignore[arg-type]
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -1,12 +1,12 @@
 """What every service has, put around its own routes: problems, health, metrics, middleware."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.types import ASGIApp
 
@@ -14,9 +14,13 @@ from common import __version__, docs, problems
 from common.cluster import Identity
 from common.lifecycle import Lifecycle
 from common.messages import Message
+from common.metrics import ServiceMetrics, process_metrics
 from common.middleware import BodyLimit, Draining, LoadLimit, Observe
 from common.problems import FieldError, Refused
 from common.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from common.tracing import Tracing
 
 BODY_ALLOWANCE_BYTES = 16_384
 """For what a body holds beside the payload."""
@@ -25,18 +29,17 @@ BODY_ALLOWANCE_BYTES = 16_384
 class Service:
     """What a process has one of; handed to the routes."""
 
-    def __init__(self, settings: ServiceSettings, lifecycle: Lifecycle) -> None:
+    def __init__(self, name: str, settings: ServiceSettings, lifecycle: Lifecycle) -> None:
+        self.name = name
         self.settings = settings
         self.lifecycle = lifecycle
         self.identity = Identity(settings)
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        process_metrics(self.registry)
+        self.tracing = tracing_of(self)
 
     def app(
         self,
-        title: str,
         description: str,
         router: APIRouter,
         opened: Callable[[], AbstractAsyncContextManager[dict[str, Any]]],
@@ -48,18 +51,19 @@ class Service:
 
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-            async with self.identity.kept(), opened() as state:
+            async with self.identity.kept(), self.tracing or nullcontext(), opened() as state:
                 self.lifecycle.started = True
                 yield {"service": self, **state}
                 self.lifecycle.started = False
 
         app = FastAPI(
-            title=title,
+            title=self.name,
             description=description,
             version=__version__,
             lifespan=lifespan,
             docs_url=None,  # `common.docs` has one that needs no internet
             redoc_url=None,
+            telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` has both, around the limits too
         )
         app.include_router(router)
         docs.install(app)
@@ -72,11 +76,14 @@ class Service:
         """The app behind its limits, and its drain."""
         # Every character of the payload may arrive as a six-byte \uXXXX escape.
         body_bytes = 6 * self.settings.max_payload_bytes + BODY_ALLOWANCE_BYTES
-        return Draining(LoadLimit(BodyLimit(app, body_bytes), self.settings.max_in_flight), self.lifecycle)
+        load = LoadLimit(BodyLimit(app, body_bytes), self.settings.max_in_flight)
+        ServiceMetrics(self.name, self.identity, self.lifecycle, load, self.registry)
+        return Draining(load, self.lifecycle)
 
     def observed(self, app: ASGIApp) -> ASGIApp:
-        """The app as the outside sees it: every reply counted and logged."""
-        return Observe(app, self.registry)
+        """The app as the outside sees it: every reply counted, logged and, where it is asked for, traced."""
+        observed = Observe(app, self.registry, self.identity)
+        return self.tracing.traced(observed) if self.tracing else observed
 
     def _add_health(self, app: FastAPI) -> None:
         @app.get("/actuator/health/liveness", tags=["life cycle"], summary="The event loop answers")
@@ -98,6 +105,15 @@ class Service:
         @app.get("/metrics", tags=["life cycle"], summary="Prometheus", response_class=Response)
         async def metrics() -> Response:
             return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def tracing_of(service: Service) -> "Tracing | None":
+    """What makes and sends spans, if settings ask for it; imports what only the extra `tracing` installs."""
+    if not service.settings.tracing:
+        return None
+    from common.tracing import Tracing
+
+    return Tracing(service.name, service.identity)
 
 
 def within_limits(message: Message, settings: ServiceSettings) -> None:

@@ -6,10 +6,20 @@ With `--check` it writes nothing and ends with status 1 if a document is not as 
 import sys
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
 from caller.causes import ANY, TABLE, Row
+from caller.metrics import HopMetrics, RunMetrics
+from caller.outcome import Outcome
 from caller.settings import Settings as CallerSettings
 from caller.target import NameKind
+from common.cluster import Identity
+from common.lifecycle import Lifecycle
+from common.metrics import ServiceMetrics, process_metrics
+from common.middleware import LoadLimit, Observe
 from common.settings import ServiceSettings
+from observability.dashboard import dashboard
 from producer.settings import Settings as ProducerSettings
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +31,7 @@ def settings_table(settings: type[ServiceSettings], base: type[ServiceSettings] 
     for name, field in settings.model_fields.items():
         if base is None or name not in base.model_fields:
             default = getattr(field.default, "name", field.default)
-            shown = "" if default in (None, ()) else f"`{default}`"
+            shown = "" if default in (None, (), "") or default is False else f"`{default}`"
             rows.append(f"| `{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows)
 
@@ -59,7 +69,14 @@ TWINS: dict[NameKind, NameKind] = {"clusterset.local": "cluster.local"}
 
 def cause_table() -> str:
     """The table of causes, a section a row."""
-    return "\n\n".join(section(row) for row in TABLE)
+    named: set[Outcome] = set()
+    sections = []
+    for row in TABLE:
+        # An alert knows the outcome, and no heading.
+        anchors = "".join(f'<a id="{outcome}"></a>' for outcome in row.outcomes if outcome not in named)
+        named |= set(row.outcomes)
+        sections.append(f"{anchors}\n\n{section(row)}" if anchors else section(row))
+    return "\n\n".join(sections)
 
 
 def section(row: Row) -> str:
@@ -88,8 +105,59 @@ def source_link(source: str) -> str:
     return source if "://" in source else f"../{source}"
 
 
+UNITS = ("seconds", "bytes")
+
+
+def metric_table(registry: CollectorRegistry) -> str:
+    """The metrics of a registry, as a Markdown table."""
+    rows = ["| metric | type | labels | unit | meaning |", "|---|---|---|---|---|"]
+    # The registry's public face shows the labels of what was observed, and here nothing was.
+    for collector in registry._collector_to_names:
+        labelled = collector._labelnames if isinstance(collector, MetricWrapperBase) else ()
+        for metric in collector.collect():
+            name = metric.name + {"counter": "_total", "info": "_info"}.get(metric.type, "")
+            labels = labelled or sorted({label for sample in metric.samples for label in sample.labels} - {"le"})
+            if metric.type == "info":
+                labels = ["attributes of the process"]
+            unit = next((unit for unit in UNITS if unit in name.split("_")), "")
+            shown = ", ".join(f"`{label}`" if " " not in label else label for label in labels)
+            rows.append(f"| `{name}` | {metric.type} | {shown} | {unit} | {metric.documentation} |")
+    return "\n".join(rows)
+
+
+def process_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    process_metrics(registry)
+    return registry
+
+
+def service_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    identity = Identity(ServiceSettings(gce_metadata_host="none"))
+    load = LoadLimit(nothing, 1)
+    ServiceMetrics("", identity, Lifecycle(), load, registry)
+    Observe(load, registry, identity)
+    return registry
+
+
+def caller_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    HopMetrics(registry)
+    RunMetrics(registry)
+    return registry
+
+
+async def nothing(*_: object) -> None:
+    """An app without a request."""
+
+
 SECTIONS = {
     "docs/when-it-does-not-work.md": {"table": cause_table()},
+    "docs/metrics.md": {
+        "metrics of the caller": metric_table(caller_registry()),
+        "metrics of both": metric_table(service_registry()),
+        "metrics of the process": metric_table(process_registry()),
+    },
     "README.md": {
         "settings of both": settings_table(ServiceSettings),
         "settings of the caller": settings_table(CallerSettings, ServiceSettings),
@@ -97,6 +165,9 @@ SECTIONS = {
     },
 }
 """Document → what stands between `<!-- generated: NAME -->` and `<!-- end -->`."""
+
+WHOLE = {"observability/grafana-dashboard.json": dashboard()}
+"""Document → all of it."""
 
 
 def generated(text: str, sections: dict[str, str]) -> str:
@@ -111,10 +182,10 @@ def generated(text: str, sections: dict[str, str]) -> str:
 
 def main() -> int:
     drifted = []
-    for name, sections in SECTIONS.items():
+    for name in (*SECTIONS, *WHOLE):
         path = ROOT / name
-        before = path.read_text()
-        after = generated(before, sections)
+        before = path.read_text() if path.exists() else ""
+        after = WHOLE[name] if name in WHOLE else generated(before, SECTIONS[name])
         if after != before:
             drifted.append(name)
             if "--check" not in sys.argv:

@@ -13,12 +13,12 @@ from producer.stamp import Stamp
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
-    service = Service(settings, lifecycle)
+    service = Service("sample-producer", settings, lifecycle)
     faults = Faults(settings.fault_seed)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[dict[str, Any]]:
         yield {"faults": faults}
 
-    app = service.app("sample-producer", "Echoes messages, says who it is, and fails on request.", router, opened)
+    app = service.app("Echoes messages, says who it is, and fails on request.", router, opened)
     return service.observed(Stamp(service.guarded(app), service.identity))

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-NARROW, WIDE = 360, 1280
+NARROW, WIDE = 320, 1280
 FORMATS = [(scheme, width) for scheme in ("light", "dark") for width in (WIDE, NARROW)]
 INSECURE = "caller.invalid"
 """A name of loopback that is no localhost to the browser: a page from there is not a secure context."""
@@ -22,6 +22,7 @@ BY_ITSELF = ("Failed to load resource", "The Cross-Origin-Opener-Policy header h
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-lcd-text",
     "--disable-background-networking",
     "--no-first-run",
     f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1",
@@ -47,6 +48,7 @@ def opened(
     width: int = WIDE,
     scheme: str = "light",
     headers: Mapping[str, str] | None = None,
+    forced_colors: bool = False,
     bypass_csp: bool = False,
 ) -> Iterator[Page]:
     """The page in a browser of its own; at the end, nothing may have been amiss.
@@ -57,6 +59,8 @@ def opened(
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
+        forced_colors="active" if forced_colors else "none",
+        reduced_motion="reduce",
         extra_http_headers=dict(headers or {}),
         bypass_csp=bypass_csp,
     )
@@ -68,6 +72,14 @@ def opened(
         lambda message: (
             amiss.append(message.text)
             if message.type in ("error", "warning") and not message.text.startswith(BY_ITSELF)
+            else None
+        ),
+    )
+    page.on(
+        "requestfailed",
+        lambda request: (
+            amiss.append(f"{request.failure} {request.url}")
+            if request.failure != "net::ERR_ABORTED" and urlsplit(request.url).path.endswith((".js", ".css"))
             else None
         ),
     )
@@ -84,16 +96,40 @@ def opened(
         yield page
     finally:
         context.close()
-    assert amiss == []
+    assert amiss == [], amiss
 
 
 def submit(page: Page, **fields: str) -> str:
     """Fill the fields, submit, wait for the end of the call; the sentence."""
-    for name, value in fields.items():
-        page.fill(f"#{name}", value)
+    fill(page, fields)
     page.click("#submit")
     expect(page.locator("#submit")).to_be_enabled()
     return page.inner_text("#sentence")
+
+
+def fill(page: Page, fields: Mapping[str, str]) -> None:
+    """Fill the fields and leave each, since what is wrong with it then takes room and moves the button below it."""
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+        page.locator(f"#{name}").blur()
+
+
+def show(page: Page, view: str) -> None:
+    page.get_by_role("navigation").get_by_role("button", name=view, exact=True).click()
+
+
+def run(page: Page, **fields: str) -> str:
+    """Fill the fields, run, wait for the end of the run; the sentence."""
+    show(page, "Run")
+    fill(page, fields)
+    page.click("#start")
+    expect(page.locator("#start")).to_be_enabled(timeout=30_000)
+    return page.inner_text("#run-sentence")
+
+
+def verdict(page: Page) -> str:
+    """What stands in large."""
+    return page.inner_text("[data-part=verdict]")
 
 
 def entries(root: Page | Locator, part: str) -> dict[str, str]:
@@ -104,7 +140,8 @@ def entries(root: Page | Locator, part: str) -> dict[str, str]:
 
 def phases(page: Page) -> dict[str, str]:
     rows = page.locator("[data-part=phases] tr")
-    return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
+    millis = rows.locator("td:nth-child(2)").all_inner_texts()
+    return dict(zip(rows.locator("th").all_inner_texts(), millis, strict=True))
 
 
 def header_table(page: Page, place: str) -> dict[str, str]:
@@ -163,7 +200,9 @@ def in_front_of(service: str, replies: Mapping[str, tuple[int, str, str]]) -> It
                 content = text.encode()
             else:
                 headers = {"content-type": self.headers.get("content-type", "")}
-                reply = httpx.request(self.command, service + self.path, content=sent, headers=headers, trust_env=False)
+                reply = httpx.request(
+                    self.command, service + self.path, content=sent, headers=headers, trust_env=False, timeout=60
+                )
                 status, kind, content = reply.status_code, reply.headers["content-type"], reply.content
             self.send_response(status)
             self.send_header("content-type", kind)

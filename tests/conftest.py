@@ -5,8 +5,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser import chromium
-from tests.lab import Lab, missing, two_clusters
 from tests.processes import WEST
+from tests.two_clusters.lab import Lab, for_tests, missing
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def anyio_backend() -> str:
 def lab() -> Iterator[Lab]:
     if reason := missing():
         pytest.skip(reason)
-    with two_clusters() as lab:
+    with for_tests() as lab:
         yield lab
 
 

@@ -23,7 +23,13 @@ WEST = {"CLUSTER_NAME": "caller-cluster", "CLUSTER_LOCATION": "us-west1", "ZONE"
 
 PRODUCER = ("producer",)
 CALLER = ("caller", "serve")
-QUIET = {"GCE_METADATA_HOST": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0", "LOG_FORMAT": "json"}
+QUIET = {
+    "GCE_METADATA_HOST": "none",
+    "HOST": "127.0.0.1",
+    "DRAIN_SECONDS": "0",
+    "LOG_FORMAT": "json",
+    "SERVICE_ACCOUNT_DIR": "/nonexistent",
+}
 
 
 class Service:
@@ -48,6 +54,17 @@ class Service:
             except httpx.TransportError:
                 time.sleep(0.05)
         raise AssertionError(f"not ready (status {self.process.poll()}):\n{self.output}")
+
+    def memory(self, field: str = "VmRSS") -> int:
+        """In bytes, as the kernel counts: `VmRSS` now, `VmHWM` at most since the start or since `forget_peak`."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
         """Send the signal and wait; the exit status."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.lab import CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
 from tests.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
 from tests.terminals import run_on_a_terminal
+from tests.two_clusters.lab import CLUSTER_NAME, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
 
 
 def cli(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
@@ -207,6 +207,14 @@ def test_check_passes_across_clusters_and_says_every_step(lab: Lab) -> None:
     ):
         assert f" {step} " in ended.stdout
     assert "34.118.229.70" in ended.stdout
+
+
+def test_check_passes_where_only_the_address_to_compare_with_leads_nowhere(lab: Lab) -> None:
+    """As in the caller's overlay: its own cluster has no producer."""
+    with lab.zone({CLUSTER_NAME: "nxdomain"}):
+        ended = cli("check", prefix=lab.caller_cluster.prefix, PRODUCER_URL=CLUSTER_SET_URL, COMPARE_URLS=CLUSTER_URL)
+    assert ended.returncode == 0, ended.stdout
+    assert "dns_nxdomain" in ended.stdout
 
 
 def test_check_fails_with_the_next_step_and_json_is_the_apis_report(lab: Lab) -> None:

@@ -176,6 +176,69 @@ async def test_a_target_of_the_list_is_called_and_any_other_refused() -> None:
     assert f"allowed are: http://127.0.0.1:1, {url}" in foreign.json()["detail"]
 
 
+async def test_a_time_out_of_its_own_ends_a_call() -> None:
+    async with producing() as url, in_process(caller_app(url)) as client:
+        body = {"payload": "test", "delay": 20_000, "timeoutSeconds": 0.3}
+        hop = (await client.post("/caller/messages", json=body)).json()
+    assert hop["outcome"] == "read_timeout"
+    assert 300 <= hop["roundTripTimeMillis"] < 10_000
+    assert hop["diagnosis"] is not None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 600.1, "soon", "NaN"])
+async def test_a_time_out_that_is_none_is_refused(seconds: Any) -> None:
+    async with in_process(caller_app("127.0.0.1:1")) as client:
+        response = await client.post("/caller/messages", json={"payload": "test", "timeoutSeconds": seconds})
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json()["errors"]] == ["timeoutSeconds"]
+
+
+async def test_targets_say_who_calls_them_and_within_which_limits_with_dns_or_at_once_without() -> None:
+    limits = {"max_payload_bytes": 10, "max_delay_millis": 20, "call_timeout_seconds": 30, "run_max_rate": 40}
+    async with in_process(caller_app("127.0.0.1:1", "localhost:2", **limits, run_max_seconds=50)) as client:
+        full = (await client.get("/caller/targets")).json()
+        quick = (await client.get("/caller/targets?dns=false")).json()
+        refused = await client.get("/caller/targets?dns=perhaps")
+    assert [target["name"] for target in full["targets"]] == ["http://127.0.0.1:1", "http://localhost:2"]
+    assert full["targets"][0]["dns"]["system"]["addresses"] == ["127.0.0.1"]
+    assert quick == full | {"targets": [target | {"dns": None} for target in full["targets"]]}
+    assert full["callerMetadata"].keys() >= ORIGINAL_METADATA
+    assert (full["callerMetadata"]["clusterName"], full["callerMetadata"]["zone"]) == ("caller-cluster", "us-west1-a")
+    names = ("maxPayloadBytes", "maxDelayMillis", "callTimeoutSeconds", "runMaxRate", "runMaxSeconds")
+    assert [full[name] for name in names] == [10, 20, 30, 40, 50]
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "dns")
+
+
+async def test_under_a_prefix_and_without_it_the_same_is_answered() -> None:
+    """An ingress may leave the prefix in the path; probes and a Service do not have it."""
+    async with in_process(caller_app("127.0.0.1:1", root_path="/team/caller/")) as client:
+        for path in ("/", "/app.js", "/caller/targets?dns=false", "/docs", "/openapi.json", "/metrics"):
+            without, within = await client.get(path), await client.get(f"/team/caller{path}")
+            assert (without.status_code, within.status_code) == (200, 200), path
+            if path != "/metrics":
+                assert without.content == within.content
+        assert (await client.get("/team/caller/actuator/health/liveness")).status_code == 200
+        bare = await client.get("/team/caller")
+        assert (bare.status_code, bare.headers["location"]) == (307, "/team/caller/")
+        for path in ("/team", "/team/callers/", "/team/caller/team/caller/", "/other/"):
+            assert (await client.get(path)).status_code == 404, path
+
+
+async def test_files_of_the_page_are_compressed_for_who_takes_it_and_answers_of_the_api_are_not() -> None:
+    async with in_process(caller_app("127.0.0.1:1")) as client:
+        for path in ("/", "/app.js", "/index.css"):
+            zipped = await client.get(path, headers={"accept-encoding": "gzip"})
+            plain = await client.get(path, headers={"accept-encoding": "identity"})
+            assert zipped.content == plain.content
+            assert (zipped.headers.get("content-encoding"), plain.headers.get("content-encoding")) == (
+                ("gzip", None) if len(plain.content) >= 500 else (None, None)
+            )
+            assert "accept-encoding" in zipped.headers["vary"].lower()
+            assert zipped.headers["content-security-policy"] == plain.headers["content-security-policy"]
+        api = await client.get("/openapi.json", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in api.headers
+
+
 async def test_target_and_connection_do_not_reach_the_producer() -> None:
     """It would refuse fields that it does not know."""
     async with producing() as url, in_process(caller_app(url)) as client:

@@ -29,7 +29,7 @@ def test_common_imports_neither_service_and_the_services_never_each_other(folder
     assert imports(folder) & others == set()
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-tracing.lock", "requirements-dev.lock"])
 def test_a_lock_has_a_hash_for_every_requirement_and_names_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text()
     requirements = re.findall(r"^[a-z0-9]\S*==\S+.*\\\n    --hash=sha256:", text, re.MULTILINE)
@@ -38,11 +38,11 @@ def test_a_lock_has_a_hash_for_every_requirement_and_names_no_index(lock: str) -
     assert "--index-url" not in text
 
 
-def test_the_runtime_lock_is_a_part_of_the_development_lock() -> None:
+def test_each_lock_is_a_part_of_the_next() -> None:
     def pins(lock: str) -> set[str]:
         return set(re.findall(r"^([a-z0-9]\S*==\S+)", (ROOT / lock).read_text(), re.MULTILINE))
 
-    assert pins("requirements.lock") < pins("requirements-dev.lock")
+    assert pins("requirements.lock") < pins("requirements-tracing.lock") < pins("requirements-dev.lock")
 
 
 def test_what_the_documents_repeat_from_the_code_is_as_the_code_says() -> None:

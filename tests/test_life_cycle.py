@@ -5,11 +5,12 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.processes import CALLER, CENTRAL, PRODUCER, free_port, running, start
+from tests.processes import CALLER, CENTRAL, PRODUCER, Service, free_port, running, start
 
 
 def post(url: str, service: str, **message: object) -> httpx.Response:
@@ -80,6 +81,29 @@ def test_what_takes_longer_than_the_bound_is_cut() -> None:
         assert "Traceback" not in producer.output
 
 
+@pytest.mark.parametrize("module", [PRODUCER, CALLER], ids=["producer", "caller"])
+def test_a_signal_is_obeyed_from_the_first_moment_of_a_start_up(module: tuple[str, ...]) -> None:
+    """The first process of a container ignores a signal that it does not handle, and is killed when patience ends."""
+    service = start(module, {})
+    try:
+        deadline = time.monotonic() + 20
+        while not handles(service, signal.SIGTERM):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        assert "uvloop" not in Path(f"/proc/{service.process.pid}/maps").read_text(), "all is imported by now"
+        assert service.stop() == 0
+        assert service.output == ""
+    finally:
+        service.process.kill()
+        service.process.wait(10)
+
+
+def handles(service: Service, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def test_the_caller_is_ready_without_a_producer() -> None:
     with running(CALLER, PRODUCER_URL=f"http://127.0.0.1:{free_port()}") as caller:
         assert status(caller.url) == 200
@@ -102,24 +126,24 @@ def test_a_stream_of_calls_survives_the_drain_of_a_producer() -> None:
     """A client that keeps its connection is told to leave before the listener closes, so none of its calls is lost."""
     with running(PRODUCER, DRAIN_SECONDS="1") as producer:
         ended = threading.Event()
+        statuses: list[int] = []
 
-        def call_on() -> list[int]:
-            statuses = []
+        def call_on() -> None:
             with httpx.Client(base_url=producer.url, trust_env=False) as client:
                 while not ended.is_set():
                     reply = client.post("/producer/messages", json={"payload": "a"})
                     statuses.append(reply.status_code)
                     if reply.headers.get("connection") == "close":
                         break
-            return statuses
 
         with ThreadPoolExecutor(8) as pool:
             streams = [pool.submit(call_on) for _ in range(8)]
-            time.sleep(0.5)
+            while len(statuses) < 40:
+                time.sleep(0.05)
             assert producer.stop() == 0
             ended.set()
-            statuses = [status for stream in streams for status in stream.result()]
-    assert len(statuses) > 16
+            for stream in streams:
+                stream.result()
     assert set(statuses) == {200}
 
 

@@ -11,17 +11,19 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
+    unsupported_method,
 )
 
 from tests.processes import CALLER, PRODUCER, running
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,8 @@ def producer() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def caller(producer: str) -> Iterator[str]:
-    with running(CALLER, MAX_DELAY_MILLIS="2", PRODUCER_URL=producer) as service:
+    runs = {"RUN_MAX_RATE": "50", "RUN_MAX_SECONDS": "0.1", "RUN_MAX_ACTIVE": "50"}
+    with running(CALLER, MAX_DELAY_MILLIS="2", PRODUCER_URL=producer, **runs) as service:
         yield service.url
 
 
@@ -65,6 +68,21 @@ def test_the_producer_is_as_its_openapi_says(producer_schema: BaseSchema, mode: 
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_the_caller_is_as_its_openapi_says(caller_schema: BaseSchema, mode: GenerationMode) -> None:
     fuzz(caller_schema, "/caller/messages", mode)
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_a_run_is_as_the_openapi_of_the_caller_says(caller_schema: BaseSchema, mode: GenerationMode) -> None:
+    fuzz(caller_schema, "/caller/runs", mode)
+
+
+@pytest.mark.parametrize("service", ["producer", "caller"])
+def test_every_get_and_every_other_method_is_as_the_document_says(service: str, request: pytest.FixtureRequest) -> None:
+    schema: BaseSchema = request.getfixturevalue(f"{service}_schema")
+    paths = [path for path, methods in schema.raw_schema["paths"].items() if "get" in methods]
+    assert {"/actuator/health/liveness", "/actuator/health/readiness", "/metrics"} <= set(paths)
+    for path in paths:
+        case = schema[path]["GET"].Case()
+        case.call_and_validate(checks=[*CHECKS, not_a_server_error, unsupported_method])
 
 
 @pytest.mark.parametrize("service", ["producer", "caller"])

@@ -1,4 +1,4 @@
-"""Every outcome, provoked with real sockets. Those of DNS are in test_two_clusters.py, with a real DNS server."""
+"""Every outcome, provoked with real sockets. Those of DNS are in two_clusters, with a real DNS server."""
 
 import asyncio
 import socket

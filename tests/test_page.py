@@ -20,6 +20,7 @@ from tests.browser import (
     phases,
     submit,
     unfold,
+    verdict,
 )
 from tests.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
 
@@ -129,7 +130,7 @@ def test_the_form_has_the_originals_labels_and_defaults(page: Page) -> None:
         for label in ("Payload", "Delay (in ms)", "Response Status Code")
     } == {"Payload": "dummy payload", "Delay (in ms)": "100", "Response Status Code": "200"}
     assert page.get_by_role("button", name="Submit").is_enabled()
-    assert page.get_by_label("Target").is_hidden()
+    assert page.get_by_label("Target", exact=True).is_visible()
 
 
 def test_a_call_says_who_answered_from_where_and_that_it_crossed_clusters(page: Page, producer: Service) -> None:
@@ -137,8 +138,9 @@ def test_a_call_says_who_answered_from_where_and_that_it_crossed_clusters(page: 
 
     assert re.fullmatch(r"ok: 200 in \d+ ms, answered by sample-producer in producer-cluster", sentence)
     assert outcome(page) == "ok"
-    assert page.inner_text("[data-part=verdict]") == "Cross-cluster: yes"
-    assert page.inner_text("[data-part=borders]") == "Cross-region: yes, cross-zone: yes"
+    assert verdict(page) == "Cross-cluster: yes"
+    assert page.inner_text("[data-part=way]") == "caller-cluster us-west1-a → producer-cluster us-central1-b"
+    assert page.inner_text("[data-part=more]") == "Cross-region: yes, cross-zone: yes"
     here, there = entries(page, "callerMetadata"), entries(page, "producerMetadata")
     assert list(here) == list(there) == METADATA_LABELS
     assert (here["Cluster Name"], here["Region"], here["Zone"]) == ("caller-cluster", "us-west1", "us-west1-a")
@@ -155,17 +157,22 @@ def test_a_call_says_who_answered_from_where_and_that_it_crossed_clusters(page: 
     assert json.loads(page.text_content("[data-part=raw]") or "")["received"] == "hello"
 
 
-def test_the_phases_are_a_table_and_a_bar_of_the_same_numbers(page: Page) -> None:
+def test_the_phases_are_a_table_and_a_waterfall_of_the_same_numbers(page: Page) -> None:
     submit(page, delay="500")
     table = phases(page)
     assert table["TLS"] == "not taken"
     assert float(table["Producer's delay"]) == pytest.approx(500, abs=100)
     parts = [value for name, value in table.items() if name not in ("Wait", "Round trip") and value != "not taken"]
     assert sum(map(float, parts)) == pytest.approx(float(table["Round trip"]), abs=0.01)
-    bar = page.get_by_role("img", name="Longest phase: Producer's delay")
-    expect(bar).to_be_visible()
-    widths = [float(rect.get_attribute("width") or "") for rect in bar.locator("rect").all()]
-    assert sum(widths) == pytest.approx(100)
+    assert page.inner_text("[data-part=finding]").startswith("Longest: Producer's delay, ")
+    end = 0.0
+    for row in page.locator("[data-part=phases] tr[data-phase]:not([data-phase=waitMillis])").all():
+        millis = float(row.locator("td").first.inner_text())
+        start, width = (float(row.locator("rect").get_attribute(name) or "") for name in ("x", "width"))
+        assert start == pytest.approx(end, abs=0.01), row.inner_text()
+        assert width == pytest.approx(max(millis / float(table["Round trip"]) * 100, 0.5), abs=0.01)
+        end = start + millis / float(table["Round trip"]) * 100
+    assert end == pytest.approx(100, abs=0.01)
 
 
 def test_headers_are_shown_at_all_four_places_and_what_was_opened_stays_open(page: Page) -> None:
@@ -241,7 +248,7 @@ def test_a_producer_that_was_stopped_is_refused_and_unknown(browser: Browser) ->
         sentence = submit(page)
 
         assert re.fullmatch(rf"refused: no answer from {producer.url} in [\d.]+ ms", sentence)
-        assert page.inner_text("[data-part=verdict]") == "Cross-cluster: unknown"
+        assert verdict(page) == "refused: Nothing listens there"
         assert page.get_by_text("unknown: nobody said").is_visible()
         assert entries(page, "producerMetadata") == {}
         assert entries(page, "callerMetadata")["Cluster Name"] == "caller-cluster"
@@ -255,7 +262,7 @@ def test_an_answer_of_the_own_cluster_is_said_to_be_that(browser: Browser, produ
         opened(browser, caller.url) as page,
     ):
         submit(page, delay="0")
-        assert page.inner_text("[data-part=verdict]") == "Cross-cluster: no, answered by the caller's own cluster"
+        assert verdict(page) == "Cross-cluster: no, answered by the caller's own cluster"
 
 
 def test_the_browser_holds_back_a_value_out_of_its_limits(page: Page) -> None:
@@ -312,7 +319,7 @@ def test_a_call_can_be_cancelled(page: Page) -> None:
     expect(page.locator("#submit")).to_be_disabled()
     expect(page.get_by_role("progressbar")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#sentence")).to_have_text("cancelled: the call was given up")
+    expect(page.locator("#sentence")).to_have_text("cancelled: it was given up")
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
     expect(page.locator("#submit")).to_be_focused()
 
@@ -338,7 +345,7 @@ def test_a_choice_of_targets_is_offered_and_sent(browser: Browser, producer: Ser
         opened(browser, caller.url) as page,
     ):
         assert submit(page, delay="0").startswith("ok: ")
-        page.get_by_label("Target").select_option(other)
+        page.get_by_label("Target", exact=True).select_option(other)
         assert submit(page).startswith(f"refused: no answer from {other} ")
 
 
@@ -351,7 +358,7 @@ def test_connections_are_reused_unless_a_fresh_one_is_asked_for(page: Page) -> N
     assert states[1:] == [("reuse", "reused"), ("fresh", "new"), ("reuse", "reused")]
 
 
-def test_text_of_the_producer_is_never_taken_for_html(page: Page) -> None:
+def test_text_of_the_echo_is_never_taken_for_html(page: Page) -> None:
     payload = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     submit(page, payload=payload, delay="0")
     assert page.inner_text("[data-part=received]") == payload

@@ -123,7 +123,7 @@ def test_headers_that_did_not_change_are_folded_and_counted(page: Page) -> None:
 
 
 def test_without_a_proxy_nothing_changed_and_the_page_says_so(page: Page) -> None:
-    page.get_by_label("Target").select_option(index=1)
+    page.get_by_label("Target", exact=True).select_option(index=1)
     submit(page)
     notes = page.locator("[data-part=headerDiff] [data-part=note]").all_inner_texts()
     assert notes == [

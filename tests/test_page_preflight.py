@@ -16,8 +16,10 @@ from tests.browser import (
     in_front_of,
     marks,
     opened,
+    show,
     submit,
     unfold,
+    verdict,
 )
 from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
@@ -26,10 +28,10 @@ SHAPES = {"pass": "✓", "warn": "▲", "fail": "✕", "skip": "○"}
 
 @pytest.fixture(scope="module")
 def caller() -> Iterator[Service]:
-    """Its first target answers, its second refuses."""
+    """Its first target refuses, its second answers."""
     with running(PRODUCER, **CENTRAL) as producer:
         other = f"http://127.0.0.1:{free_port()}"
-        with running(CALLER, PRODUCER_URL=producer.url, COMPARE_URLS=other, **WEST) as service:
+        with running(CALLER, PRODUCER_URL=other, COMPARE_URLS=producer.url, **WEST) as service:
             yield service
 
 
@@ -40,7 +42,8 @@ def page(browser: Browser, caller: Service) -> Iterator[Page]:
 
 
 def press(page: Page, name: str) -> str:
-    """Press a button of the section, wait for the end; the sentence."""
+    """Press a button of the view, wait for the end; the sentence."""
+    show(page, "Checks")
     button = page.get_by_role("button", name=name)
     button.click()
     expect(button).to_be_enabled()
@@ -50,7 +53,7 @@ def press(page: Page, name: str) -> str:
 def test_nothing_is_called_before_it_is_asked_for(browser: Browser, caller: Service) -> None:
     before = caller.output.count('"GET /caller/checks')
     with opened(browser, caller.url) as page:
-        expect(page.get_by_label("Target")).to_be_visible()
+        show(page, "Checks")
         assert page.inner_text("#preflight-sentence") == "not checked yet"
         expect(page.locator("#findings")).to_be_hidden()
     assert caller.output.count('"GET /caller/checks') == before
@@ -62,6 +65,9 @@ def test_the_checks_are_listed_by_target_each_verdict_a_word_and_a_shape(page: P
 
     assert re.fullmatch(r"fail: 1 fail, \d+ warn, \d+ pass, \d+ skip of \d+ checks, in [\d.]+ ms", sentence)
     assert page.get_attribute("#preflight-sentence", "data-outcome") == "fail"
+    assert verdict(page) == "1 check failed"
+    other = next(check for check in report["checks"] if check["verdict"] == "fail")["target"]
+    assert page.inner_text("[data-part=way]").startswith(f"{other}, tcp: refused: ")
     groups = page.locator("#findings section")
     targets = list(dict.fromkeys(check["target"] for check in report["checks"]))
     assert groups.locator("h3").all_inner_texts() == ["The caller itself", *targets[1:]]
@@ -76,18 +82,23 @@ def test_the_checks_are_listed_by_target_each_verdict_a_word_and_a_shape(page: P
 def test_names_are_looked_up_as_a_failed_call_shows_them(page: Page) -> None:
     assert press(page, "Look up names") == "names that resolve: 2 of 2"
     assert page.get_attribute("#preflight-sentence", "data-outcome") == "pass"
+    assert verdict(page) == "Every name resolves"
     section = page.locator("#findings section").first
     assert section.locator("h3").inner_text().startswith("http://127.0.0.1:")
     assert entries(section, "facts")["A Lookup Costs"] == "nothing: it is an address"
 
 
-def test_findings_fold_when_a_call_is_made(page: Page) -> None:
-    press(page, "Run checks")
-    assert page.locator("#findings[open]").count() == 1
+def test_findings_and_a_call_keep_their_own_verdicts(page: Page) -> None:
+    sentence = press(page, "Run checks")
+    show(page, "Call")
+    expect(page.locator("#findings")).to_be_hidden()
+    assert verdict(page) == "No call yet"
+    page.get_by_label("Target", exact=True).select_option(index=1)
     submit(page, delay="0")
-    assert page.locator("#findings[open]").count() == 0
-    press(page, "Look up names")
-    assert page.locator("#findings[open]").count() == 1
+    assert verdict(page) == "Cross-cluster: yes"
+    show(page, "Checks")
+    expect(page.locator("#findings")).to_be_visible()
+    assert (verdict(page), page.inner_text("#preflight-sentence")) == ("1 check failed", sentence)
 
 
 def test_checks_can_be_cancelled_and_the_focus_comes_back(browser: Browser) -> None:
@@ -96,12 +107,13 @@ def test_checks_can_be_cancelled_and_the_focus_comes_back(browser: Browser) -> N
         running(CALLER, PRODUCER_URL=f"127.0.0.1:{silent.getsockname()[1]}", **WEST) as caller,
         opened(browser, caller.url) as page,
     ):
+        show(page, "Checks")
         page.focus("#run-checks")
         page.keyboard.press("Enter")
         expect(page.get_by_role("progressbar")).to_be_visible()
         expect(page.get_by_role("button", name="Look up names")).to_be_disabled()
         page.get_by_role("button", name="Cancel").click()
-        expect(page.locator("#preflight-sentence")).to_have_text("cancelled: the call was given up")
+        expect(page.locator("#preflight-sentence")).to_have_text("cancelled: it was given up")
         expect(page.locator("#run-checks")).to_be_focused()
 
 
@@ -118,7 +130,14 @@ def test_what_is_no_answer_of_the_caller_is_said_where_the_findings_would_be(
 
 def test_text_of_checks_is_never_taken_for_html(browser: Browser, caller: Service) -> None:
     markup = "<img src=x onerror=\"document.title='owned'\">"
-    check = {"check": markup, "target": markup, "verdict": "warn", "evidence": markup, "nextStep": markup}
+    check = {
+        "check": markup,
+        "target": markup,
+        "verdict": "warn",
+        "evidence": markup,
+        "nextStep": markup,
+        "command": markup,
+    }
     report = {"verdict": "warn", "checks": [check], "millis": 1}
     replies = {"/caller/checks": (200, "application/json", json.dumps(report))}
     with in_front_of(caller.url, replies) as url, opened(browser, url) as page:
@@ -135,3 +154,21 @@ def test_findings_fit_and_are_accessible(browser: Browser, caller: Service, sche
             press(page, name)
             unfold(page)
             assert_fits_and_is_accessible(page)
+
+
+def test_in_forced_colors_what_is_meant_is_still_seen(browser: Browser, caller: Service) -> None:
+    """The browser takes all backgrounds and most colours away: words, shapes and borders have to do."""
+    with opened(browser, caller.url, forced_colors=True, bypass_csp=True) as page:
+        submit(page, delay="0")
+        assert_fits_and_is_accessible(page)
+        sign = "element => getComputedStyle(element, '::before').content"
+        assert "✕" in page.locator("[data-part=verdict]").evaluate(sign)
+        assert page.locator("#verdict").evaluate("banner => getComputedStyle(banner).borderStyle") == "solid"
+        press(page, "Run checks")
+        tabs = page.get_by_role("navigation").get_by_role("button")
+        colors = tabs.evaluate_all("tabs => tabs.map(tab => getComputedStyle(tab).borderBlockEndColor)")
+        assert [name for name, color in zip(tabs.all_inner_texts(), colors, strict=True) if color != colors[0]] == [
+            "Checks"
+        ]
+        assert {shape for _, shape in marks(page.locator("#findings"))} == set(SHAPES.values())
+        assert_fits_and_is_accessible(page)

@@ -102,21 +102,6 @@ async def test_an_error_that_nginx_makes_itself_is_not_the_producers(tmp_path: P
         assert_nginx_answered(await explained(address), 503)
 
 
-async def test_nginx_before_a_producer_that_is_stopped_answers_502(tmp_path: Path) -> None:
-    async with nginx(tmp_path, before(f"http://127.0.0.1:{free_port()}")) as address:
-        assert_nginx_answered(await explained(address), 502)
-
-
-async def test_nginx_before_a_producer_that_is_too_slow_for_it_answers_504(tmp_path: Path) -> None:
-    async with (
-        producing() as url,
-        nginx(tmp_path, before(url, "proxy_read_timeout 300ms;")) as address,
-    ):
-        hop = await explained(address, Message(payload="test", delay=5000))
-    assert_nginx_answered(hop, 504)
-    assert 250 < hop.round_trip_time_millis < 2000
-
-
 async def test_an_error_of_the_producer_stays_the_producers_behind_nginx(tmp_path: Path) -> None:
     async with producing() as url, nginx(tmp_path, before(url)) as address:
         hop = await explained(address, Message(payload="test", response_code=503))

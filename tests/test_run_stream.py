@@ -156,6 +156,19 @@ def test_a_gap_of_faults_is_an_event_of_its_own(caller: Service) -> None:
     assert {outcome for gap in gaps for outcome in gap.outcomes} == {"http_error"}
 
 
+def test_ticks_tell_who_answered_and_what_failed_since_the_last_one(caller: Service) -> None:
+    message = {**MESSAGE, "responseCode": 503, "faultRate": 0.5}
+    events = ran(caller, {"message": message, "rate": 100, "count": 150})
+    ticks = [event for event in events if isinstance(event, Tick)]
+    summary = events[-1].summary
+    assert {name for tick in ticks for name in tick.answered} == {"producer-cluster"}
+    assert {name for tick in ticks for name in tick.failed} == {"http_error"}
+    assert sum(tick.answered["producer-cluster"] for tick in ticks if tick.answered) == summary.outcomes["ok"]
+    assert sum(tick.failed["http_error"] for tick in ticks if tick.failed) == summary.outcomes["http_error"]
+    for tick in ticks:
+        assert tick.recent.count == sum(tick.answered.values()) + sum(tick.failed.values())
+
+
 def test_two_runs_at_once_both_complete(caller: Service) -> None:
     bodies = [{"message": MESSAGE, "rate": 40, "count": 60}, {"message": MESSAGE, "rate": 20, "count": 30}]
     with ThreadPoolExecutor() as pool:

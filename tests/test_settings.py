@@ -76,6 +76,14 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert (CallerSettings().zone, CallerSettings().port) == (None, 8080)
 
 
+@pytest.mark.parametrize(
+    ("text", "path"), [("", ""), ("/", ""), ("/caller", "/caller"), ("/caller/", "/caller"), ("/a/b-1", "/a/b-1")]
+)
+def test_a_root_path_ends_without_a_slash(monkeypatch: pytest.MonkeyPatch, text: str, path: str) -> None:
+    monkeypatch.setenv("ROOT_PATH", text)
+    assert CallerSettings().root_path == path
+
+
 BAD = [
     ("producer", "PORT", "99999", "less than or equal to 65535"),
     ("producer", "PORT", "http", "valid integer"),
@@ -88,6 +96,9 @@ BAD = [
     ("caller", "COMPARE_URLS", "a,b c", "label"),
     ("caller", "CONNECT_TIMEOUT_SECONDS", "0", "greater than 0"),
     ("caller", "CALL_TIMEOUT_SECONDS", "nan", "CALL_TIMEOUT_SECONDS"),
+    ("caller", "ROOT_PATH", "caller", "a path such as /caller-ui is needed"),
+    ("caller", "ROOT_PATH", "/a//b", "a path such as /caller-ui is needed"),
+    ("caller", "ROOT_PATH", "/a?b", "a path such as /caller-ui is needed"),
 ]
 
 

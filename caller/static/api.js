@@ -2,7 +2,7 @@
 /**
  * What the page asks its caller, and every way a request can end.
  *
- * @import { CheckReport, Hop, Message, Problem, Targets } from "./wire.js"
+ * @import { CheckReport, Hop, Message, Problem, RunEvent, RunRequest, Targets } from "./wire.js"
  */
 
 /**
@@ -11,7 +11,7 @@
  */
 
 /**
- * @typedef {{kind: "problem", problem: Problem}
+ * @typedef {{kind: "problem", problem: Problem, retryAfter: string | null}
  *   | {kind: "foreign", status: number, contentType: string, server: string | null}
  *   | {kind: "silent", error: string}
  *   | {kind: "cancelled"}} Failure `foreign`: made by something between the page and the caller
@@ -23,7 +23,11 @@
  */
 export function call(message, signal) {
   const headers = { "content-type": "application/json", accept: "application/json" };
-  return ask("caller/messages", { method: "POST", headers, body: JSON.stringify(message), signal }, isHop);
+  return ask(
+    "caller/messages",
+    { method: "POST", headers, body: JSON.stringify(message), signal },
+    isHop,
+  );
 }
 
 /** @param {AbortSignal} signal */
@@ -31,9 +35,61 @@ export function runChecks(signal) {
   return ask("caller/checks", { headers: { accept: "application/json" }, signal }, isCheckReport);
 }
 
-/** @param {AbortSignal} signal */
-export function lookUpTargets(signal) {
-  return ask("caller/targets", { headers: { accept: "application/json" }, signal }, isTargets);
+/**
+ * @param {AbortSignal} signal
+ * @param {boolean} dns whether to wait for what their names resolve to
+ */
+export function lookUpTargets(signal, dns = true) {
+  const path = dns ? "caller/targets" : "caller/targets?dns=false";
+  return ask(path, { headers: { accept: "application/json" }, signal }, isTargets);
+}
+
+/**
+ * @param {RunRequest} run
+ * @param {AbortSignal} signal stops the run
+ * @param {(event: RunEvent) => void} tell
+ * @returns {Promise<{kind: "answer"} | Failure>} when the stream has ended, whether or not the run has
+ */
+export async function startRun(run, signal, tell) {
+  const headers = {
+    "content-type": "application/json",
+    accept: "text/event-stream, application/json",
+  };
+  try {
+    const response = await fetch("caller/runs", {
+      method: "POST",
+      headers,
+      body: JSON.stringify(run),
+      signal,
+    });
+    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
+    if (!response.ok || !isStream || !response.body)
+      return /** @type {Failure} */ (await replyOf(response, isNothing));
+    await read(response.body, tell);
+    return { kind: "answer" };
+  } catch (error) {
+    return failureOf(error, signal);
+  }
+}
+
+/**
+ * Server-sent events: blocks with an empty line between them, whose `data:` is JSON.
+ *
+ * @param {ReadableStream<Uint8Array>} body
+ * @param {(event: RunEvent) => void} tell
+ */
+async function read(body, tell) {
+  const reader = body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
+  for (let rest = ""; ;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const data = block.split("\n").find((line) => line.startsWith("data: "));
+      if (data) tell(JSON.parse(data.slice(6)));
+    }
+  }
 }
 
 /**
@@ -47,8 +103,17 @@ async function ask(path, request, isAnswer) {
   try {
     return await replyOf(await fetch(path, request), isAnswer);
   } catch (error) {
-    return request.signal.aborted ? { kind: "cancelled" } : { kind: "silent", error: String(error) };
+    return failureOf(error, request.signal);
   }
+}
+
+/**
+ * @param {unknown} error
+ * @param {AbortSignal} signal
+ * @returns {Failure}
+ */
+function failureOf(error, signal) {
+  return signal.aborted ? { kind: "cancelled" } : { kind: "silent", error: String(error) };
 }
 
 /**
@@ -60,13 +125,22 @@ async function ask(path, request, isAnswer) {
 async function replyOf(response, isAnswer) {
   const value = jsonOf(await response.text());
   if (isAnswer(value)) return { kind: "answer", answer: value };
-  if (isProblem(value)) return { kind: "problem", problem: value };
+  if (isProblem(value))
+    return { kind: "problem", problem: value, retryAfter: response.headers.get("retry-after") };
   return {
     kind: "foreign",
     status: response.status,
     contentType: response.headers.get("content-type") ?? "no content type",
     server: response.headers.get("server"),
   };
+}
+
+/**
+ * @param {any} _
+ * @returns {_ is never}
+ */
+function isNothing(_) {
+  return false;
 }
 
 /** @param {string} text */
@@ -107,5 +181,9 @@ function isTargets(value) {
  * @returns {value is Problem}
  */
 function isProblem(value) {
-  return typeof value?.detail === "string" && typeof value.status === "number" && Array.isArray(value.errors);
+  return (
+    typeof value?.detail === "string" &&
+    typeof value.status === "number" &&
+    Array.isArray(value.errors)
+  );
 }

@@ -2,6 +2,7 @@
 /**
  * The checks as lists: those about the caller itself, then those of each target.
  *
+ * @import { Headline } from "./banner.js"
  * @import { Check, CheckReport } from "./wire.js"
  */
 
@@ -29,7 +30,41 @@ function checkItem({ check, verdict, evidence, nextStep, command }) {
 
 /** @param {CheckReport} report */
 export function checksText({ verdict, checks, millis }) {
-  const number = (/** @type {string} */ word) => checks.filter((check) => check.verdict === word).length;
-  const counts = ["fail", "warn", "pass", "skip"].filter(number).map((word) => `${number(word)} ${word}`);
-  return `${verdict}: ${counts.join(", ")} of ${counted(checks.length, "check")}, in ${milliseconds(millis)}`;
+  const counts = ["fail", "warn", "pass", "skip"].flatMap((word) => {
+    const { length } = withVerdict(checks, word);
+    return length ? `${length} ${word}` : [];
+  });
+  const all = counted(checks.length, "check");
+  return `${verdict}: ${counts.join(", ")} of ${all}, in ${milliseconds(millis)}`;
+}
+
+/**
+ * What stands in large: how many are amiss, and the first of them.
+ *
+ * @param {CheckReport} report
+ * @returns {Headline}
+ */
+export function checksHeadline(report) {
+  const { checks } = report;
+  const failed = withVerdict(checks, "fail");
+  const warned = withVerdict(checks, "warn");
+  const [first] = [...failed, ...warned];
+  const way = first
+    ? `${[first.target, first.check].filter(Boolean).join(", ")}: ${first.evidence}`
+    : "";
+  const more = checksText(report);
+  if (failed.length) {
+    return { tone: "failed", text: `${counted(failed.length, "check")} failed`, way, more };
+  }
+  return warned.length
+    ? { tone: "warn", text: `No check failed, ${warned.length} warned`, way, more }
+    : { tone: "pass", text: "No check failed", way, more };
+}
+
+/**
+ * @param {Check[]} checks
+ * @param {string} word
+ */
+function withVerdict(checks, word) {
+  return checks.filter(({ verdict }) => verdict === word);
 }

@@ -1,39 +1,82 @@
 // @ts-check
 /**
- * Buttons with `data-copies`, which copy the text of the element that they name in the block around them.
+ * Buttons that give text away: `data-copies` names the element around them whose text is copied.
  */
 
-import { one, part } from "./dom.js";
+import { one, part, visible } from "./dom.js";
 
 const SHOWN_MILLIS = 2000;
 
-/** A page that did not come over HTTPS or from localhost has no clipboard: then the buttons stay hidden. */
 export function offerCopying() {
-  if (!("clipboard" in navigator)) return;
-  document.documentElement.dataset.clipboard = "";
   document.addEventListener("click", ({ target }) => {
     const button = target instanceof Element ? target.closest("button[data-copies]") : null;
-    if (button instanceof HTMLButtonElement) copy(button);
+    if (!(button instanceof HTMLButtonElement)) return;
+    const block = button.closest("[data-copyable]") ?? document;
+    const what = part(button, "what").textContent ?? "";
+    copy(part(block, button.dataset.copies ?? "").textContent ?? "", what, part(button, "word"));
   });
 }
 
-/** @param {HTMLButtonElement} button */
-async function copy(button) {
-  const block = button.closest("[data-copyable]") ?? document;
-  const what = part(button, "what").textContent;
-  const done = await written(part(block, button.dataset.copies ?? "").textContent ?? "");
-  one(document, "#said", HTMLElement).textContent = done ? `copied ${what}` : `${what} could not be copied`;
-  const word = part(button, "word");
-  word.textContent = done ? "Copied" : "Not copied:";
-  setTimeout(() => (word.textContent = "Copy"), SHOWN_MILLIS);
+/**
+ * @param {string} text
+ * @param {string} what its name, for the sentence that says whether it worked
+ * @param {HTMLElement} word of a button, which says it too
+ */
+export async function copy(text, what, word) {
+  const before = word.dataset.before ?? word.textContent ?? "";
+  const done = await written(text);
+  announce(done ? `copied ${what}` : `${what} could not be copied`);
+  word.dataset.before = before;
+  word.textContent = before.replace(/^Copy/, done ? "Copied" : "Not copied:");
+  setTimeout(() => (word.textContent = before), SHOWN_MILLIS);
 }
 
-/** @param {string} text */
+/**
+ * Read out what no place on the page says.
+ *
+ * @param {string} text
+ */
+export function announce(text) {
+  one(document, "#said", HTMLElement).textContent = visible(text);
+}
+
+/**
+ * Behind an ingress without TLS a page has no clipboard, and the older way is all there is.
+ *
+ * @param {string} text
+ */
 async function written(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return false;
+    return writtenByCommand(text);
   }
+}
+
+/** @param {string} text */
+function writtenByCommand(text) {
+  const focused = document.activeElement;
+  const field = Object.assign(document.createElement("textarea"), {
+    value: text,
+    className: "visually-hidden",
+  });
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  if (focused instanceof HTMLElement) focused.focus({ preventScroll: true });
+  return done;
+}
+
+/**
+ * @param {string} name of the file
+ * @param {unknown} value
+ */
+export function download(name, value) {
+  const url = URL.createObjectURL(
+    new Blob([JSON.stringify(value, null, 2)], { type: "application/json" }),
+  );
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), SHOWN_MILLIS);
 }

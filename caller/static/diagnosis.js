@@ -5,7 +5,7 @@
  * @import { DiagnosedCause, Hop } from "./wire.js"
  */
 
-import { filled, part, setMark } from "./dom.js";
+import { filled, part, setMark, write } from "./dom.js";
 
 /**
  * @param {HTMLElement} card
@@ -16,10 +16,10 @@ export function showDiagnosis(card, { diagnosis, error }) {
   if (diagnosis === null) return;
   card.dataset.severity = diagnosis.severity;
   setMark(part(card, "severity"), diagnosis.severity);
-  part(card, "title").textContent = diagnosis.title;
-  part(card, "summary").textContent = diagnosis.summary;
-  part(card, "error").textContent = error;
-  part(card, "causes").replaceChildren(...diagnosis.causes.map((cause, index) => causeItem(cause, index + 1)));
+  write(card, { title: diagnosis.title, summary: diagnosis.summary, error });
+  part(card, "causes").replaceChildren(
+    ...diagnosis.causes.map((cause, index) => causeItem(cause, index + 1)),
+  );
 }
 
 /**

@@ -42,12 +42,14 @@ export function showHeaderDiff(root, { headerDiff }) {
 function showDirection(root, changes, rowOf, { head, none, noChange, same }) {
   const changed = changes.filter(({ change }) => change !== "same");
   const unchanged = changes.filter(({ change }) => change === "same");
-  part(root, "note").textContent = changes.length === 0 ? none : changed.length === 0 ? noChange : "";
+  part(root, "note").textContent =
+    changes.length === 0 ? none : changed.length === 0 ? noChange : "";
   fill(part(root, "changed"), changed, rowOf, head);
   fill(part(root, "unchanged"), unchanged, rowOf, head);
   const details = one(root, "details", HTMLDetailsElement);
   details.hidden = unchanged.length === 0;
-  one(details, "summary", HTMLElement).textContent = `${counted(unchanged.length, "header")} ${same}`;
+  one(details, "summary", HTMLElement).textContent =
+    `${counted(unchanged.length, "header")} ${same}`;
 }
 
 /**
@@ -73,7 +75,10 @@ function fill(table, changes, rowOf, head) {
 
 /** @param {HeaderChange} change */
 function requestRow({ name, change, sent, received }) {
-  return marked(filled("diff-row", { name, before: valuesText(sent), after: valuesText(received) }), change);
+  return marked(
+    filled("diff-row", { name, before: valuesText(sent), after: valuesText(received) }),
+    change,
+  );
 }
 
 /** @param {HeaderChange} change */

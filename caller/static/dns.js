@@ -13,7 +13,9 @@ export function dnsReport(report) {
   const copy = copyOf("dns-report");
   part(copy, "facts").replaceChildren(...facts(report));
   const names = [report.absolute, report.twin].filter((answers) => answers.length > 0);
-  part(copy, "names").replaceChildren(...names.map(answerTable));
+  part(copy, "names").replaceChildren(
+    ...names.map((answers) => answerTable(answers, report.hostsFile)),
+  );
   const search = part(copy, "search");
   search.hidden = report.candidates.length === 0;
   part(search, "count").textContent = `What a lookup tries, in order (${report.candidates.length})`;
@@ -44,25 +46,36 @@ function systemText({ system }) {
 /** @param {DnsReport} report */
 function costText({ absolute, queries, wastedQueries }) {
   if (absolute.length === 0) return "nothing: it is an address";
-  return queries === 0 ? "no query" : `${counted(queries, "query", "queries")}, ${wastedQueries} for nothing`;
+  return queries === 0
+    ? "no query"
+    : `${counted(queries, "query", "queries")}, ${wastedQueries} for nothing`;
 }
 
-/** @param {DnsAnswer[]} answers of one name */
-function answerTable(answers) {
-  const table = filled("dns-answers", { name: answers[0].name, nameserver: answers[0].nameserver ?? "nobody" });
-  part(table, "answers").replaceChildren(...answers.map(answerRow));
+/**
+ * @param {DnsAnswer[]} answers of one name
+ * @param {boolean} hostsFile
+ */
+function answerTable(answers, hostsFile) {
+  const table = filled("dns-answers", {
+    name: answers[0].name,
+    nameserver: answers[0].nameserver ?? "nobody",
+  });
+  part(table, "answers").replaceChildren(...answers.map((answer) => answerRow(answer, hostsFile)));
   return table;
 }
 
-/** @param {DnsAnswer} answer */
-function answerRow(answer) {
+/**
+ * @param {DnsAnswer} answer
+ * @param {boolean} hostsFile
+ */
+function answerRow(answer, hostsFile) {
   const copy = filled("dns-answer", {
     type: answer.type,
     addresses: answer.addresses.join(", "),
     ttl: answer.ttl === null ? "none" : String(answer.ttl),
     millis: exactly(answer.millis),
   });
-  markRcode(part(copy, "rcode"), answer);
+  markRcode(part(copy, "rcode"), answer, hostsFile);
   return copy;
 }
 
@@ -81,11 +94,17 @@ function candidateItem({ name, answers }) {
 }
 
 /**
- * A name that exists without an address of this type is no fault: most Services have none of IPv6.
+ * A name that exists without an address of this type is no fault: most Services have none of IPv6. Nor is it one that
+ * the resolver does not know a name of /etc/hosts.
  *
  * @param {Element} element
  * @param {DnsAnswer} answer
+ * @param {boolean} [hostsFile]
  */
-function markRcode(element, { rcode, addresses }) {
-  setMark(element, addresses.length > 0 ? "pass" : rcode === "NOERROR" ? "skip" : "fail", rcode);
+function markRcode(element, { rcode, addresses }, hostsFile) {
+  setMark(
+    element,
+    addresses.length > 0 ? "pass" : hostsFile || rcode === "NOERROR" ? "skip" : "fail",
+    rcode,
+  );
 }

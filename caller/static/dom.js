@@ -24,12 +24,28 @@ export function part(root, name) {
 }
 
 /**
+ * Text of the other side in which nothing is invisible and nothing changes the direction of what is around it.
+ *
+ * @param {string} text
+ */
+export function visible(text) {
+  return text.replace(
+    /[\0-\x08\v\f\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/**
  * A copy of what a `<template>` holds.
  *
  * @param {string} id
  */
 export function copyOf(id) {
-  const copy = one(document, `template#${id}`, HTMLTemplateElement).content.firstElementChild?.cloneNode(true);
+  const copy = one(
+    document,
+    `template#${id}`,
+    HTMLTemplateElement,
+  ).content.firstElementChild?.cloneNode(true);
   if (!(copy instanceof HTMLElement)) throw new Error(`nothing in template ${id}`);
   return copy;
 }
@@ -42,12 +58,22 @@ export function copyOf(id) {
  */
 export function filled(id, texts) {
   const copy = copyOf(id);
-  for (const [name, text] of Object.entries(texts)) part(copy, name).textContent = text;
+  write(copy, texts);
   return copy;
 }
 
 /**
- * A row of a table with its two cells.
+ * @param {ParentNode} root
+ * @param {Record<string, string | null>} texts by the name of the part
+ */
+export function write(root, texts) {
+  for (const [name, text] of Object.entries(texts)) {
+    part(root, name).textContent = text && visible(text);
+  }
+}
+
+/**
+ * A row of a table with its first two cells.
  *
  * @param {string} id of the template
  * @param {string} head
@@ -55,8 +81,22 @@ export function filled(id, texts) {
  */
 export function row(id, head, value) {
   const copy = copyOf(id);
-  one(copy, "th", HTMLTableCellElement).textContent = head;
-  one(copy, "td", HTMLTableCellElement).textContent = value;
+  one(copy, "th", HTMLTableCellElement).textContent = visible(head);
+  one(copy, "td", HTMLTableCellElement).textContent = visible(value);
+  return copy;
+}
+
+/**
+ * A row of a table of numbers.
+ *
+ * @param {string} head
+ * @param {string[]} values
+ */
+export function numberRow(head, ...values) {
+  const copy = copyOf("number-row");
+  one(copy, "th", HTMLTableCellElement).textContent = visible(head);
+  for (const value of values)
+    copy.append(Object.assign(document.createElement("td"), { textContent: visible(value) }));
   return copy;
 }
 
@@ -80,7 +120,7 @@ export function entry(name, value) {
 export function setMark(element, mark, word = mark) {
   element.classList.add("mark");
   element.setAttribute("data-mark", mark);
-  element.textContent = word;
+  element.textContent = visible(word);
 }
 
 /**
@@ -90,5 +130,5 @@ export function setMark(element, mark, word = mark) {
  */
 export function say(sentence, outcome, text) {
   sentence.dataset.outcome = outcome;
-  sentence.textContent = text;
+  sentence.textContent = visible(text);
 }

@@ -9,10 +9,22 @@ import { copyOf, one, row } from "./dom.js";
 
 /** @type {{key: "callerHeaders" | "sentHeaders" | "producerHeaders" | "returnedHeaders", title: string, place: string}[]} */
 const PLACES = [
-  { key: "callerHeaders", title: "Caller Headers", place: "Of the request, as the caller received it" },
+  {
+    key: "callerHeaders",
+    title: "Caller Headers",
+    place: "Of the request, as the caller received it",
+  },
   { key: "sentHeaders", title: "Sent Headers", place: "Of the request, as the caller sent it on" },
-  { key: "producerHeaders", title: "Producer Headers", place: "Of the request, as the producer received it" },
-  { key: "returnedHeaders", title: "Returned Headers", place: "Of the reply, as the caller received it" },
+  {
+    key: "producerHeaders",
+    title: "Producer Headers",
+    place: "Of the request, as the producer received it",
+  },
+  {
+    key: "returnedHeaders",
+    title: "Returned Headers",
+    place: "Of the reply, as the caller received it",
+  },
 ];
 
 /**
@@ -34,5 +46,7 @@ export function showHeaders(root, hop) {
 
 /** @param {Headers} headers */
 function headerRows(headers) {
-  return Object.entries(headers).flatMap(([name, values]) => values.map((value) => row("header-row", name, value)));
+  return Object.entries(headers).flatMap(([name, values]) =>
+    values.map((value) => row("header-row", name, value)),
+  );
 }

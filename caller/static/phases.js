@@ -1,15 +1,17 @@
 // @ts-check
 /**
- * Where the time of a call went: rows of a table, and a bar of the same numbers.
+ * Where the time of a call went: a waterfall, each row with its number.
  *
  * @import { Hop, Phases } from "./wire.js"
  */
 
-import { row } from "./dom.js";
+import { one, row } from "./dom.js";
+import { bar } from "./svg.js";
 import { exactly, roughly } from "./words.js";
 
 /**
- * In the order of a call. The parts of `wait` are known only when the producer tells what it spent.
+ * In the order of a call. The parts of `wait` are known only when the producer tells what it spent; which of the
+ * network's time was there and which back is not.
  *
  * @type {{key: keyof Phases, name: string, partOf?: keyof Phases}[]}
  */
@@ -25,16 +27,24 @@ const PHASES = [
   { key: "bodyMillis", name: "Body" },
 ];
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /** @param {Hop} hop */
 export function phaseRows(hop) {
-  const drawn = new Set(segmentsOf(hop.phases).map(({ key }) => key));
+  let at = 0;
+  let within = 0;
   const rows = PHASES.map(({ key, name, partOf }) => {
     const millis = hop.phases[key];
-    const copy = row("phase-row", name, millis === null ? missing(partOf) : exactly(millis));
+    const isUnknown = partOf && hop.phases[partOf] !== null;
+    const none = isUnknown ? "unknown" : "not taken";
+    const copy = row("phase-row", name, millis === null ? none : exactly(millis));
     if (partOf) copy.dataset.partOf = partOf;
-    if (drawn.has(key)) copy.dataset.phase = key;
+    if (millis) {
+      copy.dataset.phase = key;
+      const from = partOf ? within : at;
+      one(copy, ".track", HTMLElement).append(bar(share(from, hop), share(from + millis, hop)));
+    }
+    if (key === "waitMillis") within = at;
+    if (partOf) within += millis ?? 0;
+    else at += millis ?? 0;
     return copy;
   });
   const total = row("phase-row", "Round trip", exactly(hop.roundTripTimeMillis));
@@ -42,61 +52,20 @@ export function phaseRows(hop) {
   return [...rows, total];
 }
 
-/** @param {string | undefined} partOf */
-function missing(partOf) {
-  return partOf ? "unknown" : "not taken";
-}
-
 /**
- * The phases that together are the round trip: `wait` itself, or its parts where they are known.
- *
- * @param {Phases} phases
- */
-function segmentsOf(phases) {
-  const split = phases.networkMillis === null ? null : "waitMillis";
-  return PHASES.filter(({ key, partOf }) => key !== split && (!partOf || partOf === split))
-    .map(({ key, name }) => ({ key, name, millis: phases[key] ?? 0 }))
-    .filter(({ millis }) => millis > 0);
-}
-
-/**
- * A stacked bar; `width` is in percent of the round trip.
- *
+ * @param {number} millis
  * @param {Hop} hop
  */
-export function phaseBar(hop) {
-  const segments = segmentsOf(hop.phases);
-  const total = segments.reduce((sum, { millis }) => sum + millis, 0);
-  const bar = svg("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", role: "img", class: "bar" });
-  const title = svg("title", {});
-  title.textContent = finding(segments, total);
-  bar.append(title);
-  let x = 0;
-  for (const { key, millis } of segments) {
-    const width = (millis / total) * 100;
-    bar.append(svg("rect", { x: String(x), width: String(width), height: "1", "data-phase": key }));
-    x += width;
-  }
-  return bar;
+function share(millis, { roundTripTimeMillis }) {
+  return roundTripTimeMillis ? Math.min((millis / roundTripTimeMillis) * 100, 100) : 0;
 }
 
-/**
- * @param {{name: string, millis: number}[]} segments
- * @param {number} total
- */
-function finding(segments, total) {
-  const longest = segments.toSorted((a, b) => b.millis - a.millis)[0];
-  return longest
-    ? `Longest phase: ${longest.name}, ${roughly(longest.millis)} of ${roughly(total)}`
-    : "No phase took any time";
-}
-
-/**
- * @param {string} name
- * @param {Record<string, string>} attributes
- */
-function svg(name, attributes) {
-  const element = document.createElementNS(SVG, name);
-  for (const [attribute, value] of Object.entries(attributes)) element.setAttribute(attribute, value);
-  return element;
+/** Empty where nothing was measured. @param {Hop} hop */
+export function longestPhase({ phases, roundTripTimeMillis }) {
+  const [longest] = PHASES.filter(
+    ({ key }) => key !== "waitMillis" || phases.networkMillis === null,
+  ).toSorted((a, b) => (phases[b.key] ?? 0) - (phases[a.key] ?? 0));
+  const millis = phases[longest.key];
+  if (!millis) return "";
+  return `Longest: ${longest.name}, ${roughly(millis)} of ${roughly(roundTripTimeMillis)}`;
 }

@@ -3,19 +3,21 @@
  * Before a call: is the way to every target right, and what do their names resolve to.
  *
  * @import { Reply } from "./api.js"
- * @import { Targets } from "./wire.js"
+ * @import { Headline } from "./banner.js"
+ * @import { CheckReport, Targets } from "./wire.js"
  */
 
 import { lookUpTargets, runChecks } from "./api.js";
-import { checkGroups, checksText } from "./checks.js";
+import { headlineIs } from "./banner.js";
+import { checkGroups, checksHeadline, checksText } from "./checks.js";
 import { dnsReport } from "./dns.js";
 import { filled, one, part, say } from "./dom.js";
 import { whileRunning } from "./running.js";
-import { failureText } from "./words.js";
+import { counted, failureText } from "./words.js";
 
 const root = one(document, "#preflight", HTMLElement);
 const sentence = one(root, "#preflight-sentence", HTMLOutputElement);
-const findings = one(root, "#findings", HTMLDetailsElement);
+const findings = one(root, "#findings", HTMLElement);
 const start = one(root, "#run-checks", HTMLButtonElement);
 const lookUp = one(root, "#look-up", HTMLButtonElement);
 const controls = {
@@ -25,52 +27,84 @@ const controls = {
   region: findings,
 };
 
+/**
+ * @typedef {{outcome: string, text: string, headline: Headline, content: HTMLElement[]}} Shown
+ */
+
+/** @type {CheckReport | null} */
+let checks = null;
+
 start.addEventListener("click", () => {
-  say(sentence, "calling", "calling every target…");
+  begin("calling every target…");
   whileRunning(controls, async (signal) =>
-    show(await runChecks(signal), "Checks", (report) => ({
-      outcome: report.verdict,
-      text: checksText(report),
-      content: checkGroups(report),
-    })),
+    show(await runChecks(signal), (report) => {
+      checks = report;
+      return {
+        outcome: report.verdict,
+        text: checksText(report),
+        headline: checksHeadline(report),
+        content: checkGroups(report),
+      };
+    }),
   );
 });
 
 lookUp.addEventListener("click", () => {
-  say(sentence, "calling", "looking up every name…");
-  whileRunning(controls, async (signal) => show(await lookUpTargets(signal), "Names", namesShown));
+  begin("looking up every name…");
+  whileRunning(controls, async (signal) => show(await lookUpTargets(signal), namesShown));
 });
 
-/** Out of the way, so that the result of a call is in sight. */
-export function foldPreflight() {
-  findings.open = false;
+/** @param {string} text */
+function begin(text) {
+  say(sentence, "calling", text);
+  headlineIs("checks", { tone: "none", text: "Checking…", way: text, more: "" });
+}
+
+/** The checks that are shown, if any are. */
+export function shownChecks() {
+  return checks;
 }
 
 /**
  * @template T
  * @param {Reply<T>} reply
- * @param {string} title
- * @param {(answer: T) => {outcome: string, text: string, content: HTMLElement[]}} shown
+ * @param {(answer: T) => Shown} shown
  */
-function show(reply, title, shown) {
+function show(reply, shown) {
+  checks = null;
   findings.hidden = reply.kind !== "answer";
-  if (reply.kind !== "answer") return say(sentence, reply.kind, failureText(reply));
-  const { outcome, text, content } = shown(reply.answer);
-  one(findings, "summary", HTMLElement).textContent = title;
+  if (reply.kind !== "answer") {
+    const text = failureText(reply);
+    const tone = reply.kind === "cancelled" ? "none" : "failed";
+    headlineIs("checks", { tone, text, way: "", more: "" });
+    return say(sentence, reply.kind, text);
+  }
+  const { outcome, text, headline, content } = shown(reply.answer);
+  headlineIs("checks", headline);
+  part(findings, "take").hidden = checks === null;
   part(findings, "content").replaceChildren(...content);
-  findings.open = true;
   say(sentence, outcome, text);
 }
 
-/** @param {Targets} answer */
+/**
+ * @param {Targets} answer
+ * @returns {Shown}
+ */
 function namesShown({ targets }) {
-  const resolved = targets.filter(({ dns }) => dns.system.error === null).length;
+  const bad = targets.filter(({ dns }) => dns?.system.error !== null).map(({ name }) => name);
+  const text = `names that resolve: ${targets.length - bad.length} of ${targets.length}`;
   return {
-    outcome: resolved === targets.length ? "pass" : "fail",
-    text: `names that resolve: ${resolved} of ${targets.length}`,
+    outcome: bad.length ? "fail" : "pass",
+    text,
+    headline: {
+      tone: bad.length ? "failed" : "pass",
+      text: bad.length ? `${counted(bad.length, "name")} did not resolve` : "Every name resolves",
+      way: bad.join(", "),
+      more: text,
+    },
     content: targets.map(({ name, dns }) => {
       const copy = filled("target-names", { name });
-      copy.append(dnsReport(dns));
+      if (dns) copy.append(dnsReport(dns));
       return copy;
     }),
   };

@@ -22,11 +22,15 @@ export async function whileRunning(controls, work) {
   const running = new AbortController();
   cancel.onclick = () => running.abort();
   show(controls, true);
-  const result = await work(running.signal);
-  const focusIsLost = document.activeElement === document.body || document.activeElement === cancel;
-  show(controls, false);
-  if (start && focusIsLost) start.focus({ preventScroll: true });
-  return result;
+  try {
+    return await work(running.signal);
+  } finally {
+    const { activeElement } = document;
+    show(controls, false);
+    if (start && (activeElement === document.body || activeElement === cancel)) {
+      start.focus({ preventScroll: true });
+    }
+  }
 }
 
 /**

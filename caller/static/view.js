@@ -10,8 +10,10 @@ import { showHeaderDiff } from "./diff.js";
 import { dnsReport } from "./dns.js";
 import { entry, part } from "./dom.js";
 import { showHeaders } from "./headers.js";
-import { phaseBar, phaseRows } from "./phases.js";
-import { borders, choice, exactly, skewText, statusText, verdict } from "./words.js";
+import { nickname, paint } from "./names.js";
+import { longestPhase, phaseRows } from "./phases.js";
+import { route } from "./route.js";
+import { choice, exactly, skewText, statusText } from "./words.js";
 
 /** @type {[keyof ClusterMetadata, string][]} */
 const METADATA = [
@@ -33,18 +35,19 @@ const METADATA = [
  * @param {Hop} hop
  */
 export function showHop(root, hop) {
+  const narrow = matchMedia("(width < 45rem)");
+  const draw = () => part(root, "route").replaceChildren(route(hop, narrow.matches));
+  narrow.onchange = draw;
+  draw();
   showDiagnosis(part(root, "diagnosis"), hop);
   showDns(part(root, "dns"), hop.dns);
-  part(root, "crossing").dataset.crossing = choice(hop.crossing.cluster);
-  part(root, "verdict").textContent = verdict(hop.crossing);
-  part(root, "borders").textContent = borders(hop.crossing);
   part(root, "callerMetadata").replaceChildren(...metadataEntries(hop.callerMetadata));
   part(root, "producerMetadata").replaceChildren(...metadataEntries(hop.producerMetadata));
   part(root, "producerMetadata").hidden = hop.producerMetadata === null;
   part(root, "producerUnknown").hidden = hop.producerMetadata !== null;
   part(root, "call").replaceChildren(...callEntries(hop));
   part(root, "connection").replaceChildren(...connectionEntries(hop));
-  part(root, "bar").replaceChildren(phaseBar(hop));
+  part(root, "finding").textContent = longestPhase(hop);
   part(root, "phases").replaceChildren(...phaseRows(hop));
   part(root, "received").textContent = hop.received;
   part(root, "received").hidden = hop.received === null;
@@ -65,7 +68,13 @@ function showDns(card, dns) {
 
 /** @param {ClusterMetadata | null} metadata */
 function metadataEntries(metadata) {
-  return metadata ? METADATA.map(([key, label]) => entry(label, metadata[key])) : [];
+  if (!metadata) return [];
+  return METADATA.map(([key, label]) => {
+    const words = key === "podName" ? nickname(metadata[key]) : "";
+    const copy = entry(label, words ? `${metadata[key]} (${words})` : metadata[key]);
+    if (key === "clusterName") paint(copy, metadata[key]);
+    return copy;
+  });
 }
 
 /** @param {Hop} hop */

@@ -6,8 +6,19 @@
  * @property {string} payload
  * @property {number} delay
  * @property {number} responseCode
+ * @property {number} [faultRate]
+ * @property {Record<string, string>} [only]
  * @property {"reuse" | "fresh"} connection
  * @property {string} [target] left out: the caller's first
+ * @property {number} [timeoutSeconds]
+ *
+ * @typedef {object} RunRequest
+ * @property {Omit<Message, "connection" | "target" | "timeoutSeconds">} message
+ * @property {string[]} [targets]
+ * @property {number} rate
+ * @property {number} durationSeconds
+ * @property {"reuse" | "fresh"} connection
+ * @property {number} [timeoutSeconds]
  *
  * @typedef {object} ClusterMetadata
  * @property {string} clusterName
@@ -120,9 +131,63 @@
  * @property {DnsReport | null} dns
  *
  * @typedef {object} Targets
- * @property {{name: string, kind: string, dns: DnsReport}[]} targets
+ * @property {ClusterMetadata} callerMetadata
+ * @property {{name: string, kind: string, dns: DnsReport | null}[]} targets
  * @property {number} maxPayloadBytes
  * @property {number} maxDelayMillis
+ * @property {number} callTimeoutSeconds
+ * @property {number} runMaxRate
+ * @property {number} runMaxSeconds
+ *
+ * @typedef {object} RunSpec
+ * @property {string[]} targets
+ * @property {number} rate
+ * @property {number} count
+ * @property {"reuse" | "fresh"} connection
+ * @property {number} timeoutSeconds
+ *
+ * @typedef {object} Latency
+ * @property {number} count
+ * @property {number | null} p50Millis
+ * @property {number | null} p90Millis
+ * @property {number | null} p99Millis
+ * @property {number | null} maxMillis
+ *
+ * @typedef {object} Progress
+ * @property {number} elapsedSeconds
+ * @property {number} offered
+ * @property {number} sent
+ * @property {number} leftOut
+ * @property {number} done
+ * @property {number} inFlight
+ * @property {number} rate
+ * @property {Record<string, number>} outcomes
+ * @property {{cluster: string, latency: Latency, serviceTime: Latency}[]} peers
+ * @property {{clusters: Record<string, number>, zones: Record<string, number>, pods: Record<string, number>}} spread
+ * @property {Latency} lateness
+ *
+ * @typedef {{cluster: string | null, zone: string | null, pod: string | null}} Who
+ *
+ * @typedef {object} Gap
+ * @property {string} target
+ * @property {number} atSeconds
+ * @property {number} millis
+ * @property {number} callsLost
+ * @property {Record<string, number>} outcomes
+ * @property {Who | null} before
+ * @property {Who | null} after
+ *
+ * @typedef {{verdict: string, pods: number, chiSquared: number | null, pValue: number | null}} Evenness
+ *
+ * @typedef {Progress & {gaps: Gap[], gapCount: number, longestGapMillis: number, failures: number,
+ *   evenness: Evenness, histograms: object}} Summary
+ *
+ * @typedef {{type: "started", run: RunSpec}
+ *   | {type: "tick", progress: Progress, recent: Latency, answered: Record<string, number>,
+ *      failed: Record<string, number>, newPods: Who[]}
+ *   | {type: "gap", gap: Gap}
+ *   | {type: "done", ended: "complete" | "stopped", reason: string | null, summary: Summary}
+ *   | {type: "failed", reason: string}} RunEvent
  *
  * @typedef {object} Check
  * @property {string} check

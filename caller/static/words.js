@@ -3,10 +3,12 @@
  * What the page says about a call, as text.
  *
  * @import { Failure } from "./api.js"
- * @import { ClockSkew, Crossing, Hop } from "./wire.js"
+ * @import { Headline } from "./banner.js"
+ * @import { ClockSkew, ClusterMetadata, Crossing, Hop } from "./wire.js"
  */
 
-const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+export const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+export const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const signed = new Intl.NumberFormat("en", { maximumFractionDigits: 1, signDisplay: "exceptZero" });
 const exact = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
@@ -19,6 +21,13 @@ export function roughly(millis) {
 /** @param {number} millis */
 export function milliseconds(millis) {
   return `${tenths.format(millis)} ms`;
+}
+
+/** @param {number} value in s */
+export function seconds(value) {
+  if (value >= 120)
+    return `${Math.floor(value / 60)} min${value % 60 >= 0.5 ? ` ${whole.format(value % 60)} s` : ""}`;
+  return value && value < 0.1 ? milliseconds(value * 1000) : `${tenths.format(value)} s`;
 }
 
 /**
@@ -53,14 +62,19 @@ export function choice(value, yes = "yes", no = "no", unknown = "unknown") {
 export function failureText(reply) {
   switch (reply.kind) {
     case "problem":
-      return `problem: the caller answered ${reply.problem.status} ${reply.problem.title}`;
+      return `problem: the caller answered ${reply.problem.status} ${reply.problem.title}${again(reply.retryAfter)}`;
     case "foreign":
       return `${reply.status}: this reply did not come from the caller (${origin(reply)})`;
     case "silent":
       return `the caller did not answer: ${reply.error}`;
     case "cancelled":
-      return "cancelled: the call was given up";
+      return "cancelled: it was given up";
   }
+}
+
+/** @param {string | null} retryAfter in s */
+function again(retryAfter) {
+  return retryAfter === null ? "" : `; again in ${retryAfter} s`;
 }
 
 /**
@@ -75,8 +89,11 @@ export function hopText(hop) {
 /** @param {Hop} hop */
 function whatCame(hop) {
   const time = roughly(hop.roundTripTimeMillis);
-  if (hop.answeredBy.who === "caller") return `no ${usable(hop)}answer from ${hop.target} in ${time}`;
-  const status = isOwnStatus(hop) ? hop.statusCode : `${hop.replyStatus ?? "something"} without a usable reply`;
+  if (hop.answeredBy.who === "caller")
+    return `no ${usable(hop)}answer from ${hop.target} in ${time}`;
+  const status = isOwnStatus(hop)
+    ? hop.statusCode
+    : `${hop.replyStatus ?? "something"} without a usable reply`;
   return `${status} in ${time}, answered by ${answerer(hop)}`;
 }
 
@@ -125,7 +142,35 @@ export function verdict({ cluster }) {
   return `Cross-cluster: ${choice(cluster, "yes", "no, answered by the caller's own cluster")}`;
 }
 
+/**
+ * What stands in large: whether clusters were crossed, or what went wrong.
+ *
+ * @param {Hop} hop
+ * @returns {Headline}
+ */
+export function callHeadline(hop) {
+  const { outcome, diagnosis, crossing, producerMetadata } = hop;
+  const way = wayText(hop);
+  if (outcome === "ok") {
+    const tone = /** @type {Headline["tone"]} */ (choice(crossing.cluster));
+    return { tone, text: verdict(crossing), way, more: borders(crossing) };
+  }
+  const text = `${outcome}: ${diagnosis?.title ?? "the call failed"}`;
+  const more = producerMetadata ? `${verdict(crossing)}. ${borders(crossing)}` : "";
+  return { tone: "failed", text, way, more };
+}
+
 /** @param {Crossing} crossing */
 export function borders({ region, zone }) {
   return `Cross-region: ${choice(region)}, cross-zone: ${choice(zone)}`;
+}
+
+/** From where to where. @param {Hop} hop */
+function wayText({ callerMetadata, producerMetadata, target }) {
+  return `${place(callerMetadata)} → ${producerMetadata ? place(producerMetadata) : target}`;
+}
+
+/** @param {ClusterMetadata} metadata */
+export function place({ clusterName, zone }) {
+  return zone === "local" ? clusterName : `${clusterName} ${zone}`;
 }

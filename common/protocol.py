@@ -1,0 +1,167 @@
+"""uvicorn's HTTP protocol with what it lacks: bounds, in bytes and in seconds, on how a request comes in."""
+
+import asyncio
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from common.problems import PROBLEM_JSON, problem
+
+HEAD_BYTES = 65_536
+"""Of what comes before or after a body; RFC 9112, 2.3 and 3, want at least 8000 octets for the request line."""
+FRAMING = (b"content-length", b"transfer-encoding")
+MOST_PIPELINED = 64
+"""Requests that wait on one connection; each may cost a hundred times its bytes."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A request's head or trailers that are too large are 431, a request that does not come to its end 408.
+
+    An `Upgrade` is ignored, as RFC 9110, 7.8, allows: the parser would otherwise skip the body, and the JDK's
+    HttpClient sends `Upgrade: h2c` with every request (https://github.com/Kludex/uvicorn/issues/2722).
+    """
+
+    def __init__(self, *args: Any, receive_seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.receive_seconds = receive_seconds
+        """From the first byte of a request to its last."""
+        self.head_bytes = 0
+        """Bytes since the last that were part of a body, or the last of a request."""
+        self.parsed_bytes = 0
+        self.in_head = True
+        self.receiving: asyncio.TimerHandle | None = None
+        self.replaying = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(PairedWrites(transport, self.loop))  # type: ignore[arg-type]
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.received()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.receiving is None:
+            self.receiving = self.loop.call_later(self.receive_seconds, self.receive_timeout)
+        self.head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.ignore_upgrade()
+            if rest := data[upgrade.args[0] :]:
+                self.data_received(rest)
+            return
+        except httptools.HttpParserError:
+            if not self.transport.is_closing():
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("Invalid HTTP request received.")
+            return
+        if self.head_bytes > HEAD_BYTES:
+            self.refuse(431, f"the head or the trailers of the request have more than {HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        if not self.replaying:
+            super().on_message_begin()
+            self.in_head = True
+            self.parsed_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        if not self.replaying:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.replaying:
+            return
+        self.parsed_bytes += len(name) + len(value)
+        if self.parsed_bytes > HEAD_BYTES:
+            self.refuse(431, f"the head or the trailers of the request have more than {HEAD_BYTES} bytes")
+            raise ValueError("too large")  # stops the parser
+        if self.in_head:  # trailers are not merged into the headers: RFC 9110, 6.5.1
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self.replaying:
+            super().on_headers_complete()
+            self.in_head = False
+            self.head_bytes = 0
+            if len(self.pipeline) > MOST_PIPELINED:
+                self.transport.abort()  # a reply would be taken for that of the first request that waits
+                raise ValueError("too many")  # stops the parser
+
+    def on_body(self, body: bytes) -> None:
+        self.head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self.received()
+            super().on_message_complete()
+
+    def ignore_upgrade(self) -> None:
+        """Go on with a parser that has seen the same head without the upgrade."""
+        framing = [name + b": " + value for name, value in self.headers if name in FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.replaying = True
+        self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
+        self.replaying = False
+
+    def received(self) -> None:
+        self.head_bytes = 0
+        if self.receiving is not None:
+            self.receiving.cancel()
+            self.receiving = None
+
+    def receive_timeout(self) -> None:
+        self.receiving = None
+        if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
+            # A request before this one is still being answered.
+            self.receiving = self.loop.call_later(self.receive_seconds, self.receive_timeout)
+        elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.refuse(408, f"the request has not come to its end within {self.receive_seconds:g} s (RECEIVE_SECONDS)")
+
+    def refuse(self, status: int, detail: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = bytes(problem(status, detail).body)
+        head = f"content-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head.encode() + body)
+        self.transport.close()
+
+
+class PairedWrites:
+    """A transport that keeps what is written until the next write, or the next turn of the loop.
+
+    uvicorn writes the head of a reply and its body apart: two system calls here, and two segments that wake the client
+    twice. For the rest it is the transport it is given.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport = transport
+        self.loop = loop
+        self.kept: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self.kept is None:
+            self.kept = data
+            self.loop.call_soon(self.flush)
+        else:
+            first, self.kept = self.kept, None
+            self.transport.writelines((first, data))
+
+    def flush(self) -> None:
+        if self.kept is not None:
+            data, self.kept = self.kept, None
+            self.transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()

@@ -1,0 +1,34 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.processes import Service
+from tests.two_clusters.lab import Lab
+from tests.two_clusters.matrix import Matrix, lines_of, table
+
+
+@pytest.fixture
+def matrix(record_property: Callable[[str, object], None]) -> Matrix:
+    """Takes the lines of the failure matrix."""
+    return Matrix(record_property)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if lines := lines_of(report for reports in terminalreporter.stats.values() for report in reports):
+        terminalreporter.section("failure matrix")
+        for line in table(lines):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module")
+def impatient(lab: Lab) -> Iterator[Service]:
+    """A caller that waits 2 s for a reply."""
+    with lab.caller(CALL_TIMEOUT_SECONDS="2") as caller:
+        yield caller
+
+
+@pytest.fixture
+def new_caller(lab: Lab) -> Iterator[Service]:
+    """A caller that has no connection yet."""
+    with lab.caller() as caller:
+        yield caller
