@@ -1,0 +1,111 @@
+"""How much memory and CPU each service takes, idle and under load: `python -m bench.sizes`.
+
+Both run as processes, as in their containers. Memory is VmRSS and VmHWM of /proc/PID/status, CPU the utime and stime of
+/proc/PID/stat. Idle: 30 s with the probes of the manifests. Under load: 64 calls at once; two runs of the API at
+RUN_MAX_RATE. Full: two runs and as many calls as the caller of the manifests takes, with the payload that is largest
+in JSON, and a delay that keeps them open.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+
+from tests.processes import CALLER, PRODUCER, Service, running
+
+IDLE_SECONDS = 30.0
+AT_ONCE = 64
+CALLS = 10_000
+RUN_SECONDS = 30
+IN_FLIGHT = 500
+"""MAX_IN_FLIGHT of the caller in the manifests."""
+LARGEST = "\x01" * 65_536
+"""Six bytes a character in JSON."""
+
+
+def memory(service: Service) -> tuple[float, float]:
+    """Now and at most so far, in MiB."""
+    with open(f"/proc/{service.process.pid}/status") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
+
+
+def cpu_seconds(service: Service) -> float:
+    with open(f"/proc/{service.process.pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measured(what: str, services: list[tuple[str, Service]], work: Callable[[], Awaitable[int]]) -> None:
+    before = [cpu_seconds(service) for _, service in services]
+    started = time.monotonic()
+    calls = await work()
+    elapsed = time.monotonic() - started
+    for (name, service), earlier in zip(services, before, strict=True):
+        cores = (cpu_seconds(service) - earlier) / elapsed
+        now, most = memory(service)
+        rate = f", {calls / elapsed:.0f} calls/s" if calls else ""
+        print(f"{what:22} {name:9} {now:5.0f} MiB, at most {most:5.0f} MiB, {cores:.3f} cores{rate}")
+
+
+async def main() -> None:
+    connector = aiohttp.TCPConnector(limit=0)
+    with (
+        running(PRODUCER) as producer,
+        running(CALLER, PRODUCER_URL=producer.url, MAX_IN_FLIGHT=str(IN_FLIGHT)) as caller,
+    ):
+        both = [("caller", caller), ("producer", producer)]
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(120)) as session:
+
+            async def idle() -> int:
+                for _ in range(int(IDLE_SECONDS / 5)):
+                    for _, service in both:
+                        for probe in ("liveness", "readiness"):
+                            await (await session.get(f"{service.url}/actuator/health/{probe}")).read()
+                    await asyncio.sleep(5)
+                return 0
+
+            async def post(url: str, count: int, at_once: int, message: dict[str, Any]) -> int:
+                left = iter(range(count))
+
+                async def worker() -> None:
+                    for _ in left:
+                        async with session.post(url, json=message) as response:
+                            await response.read()
+                            assert response.status == 200, await response.text()
+
+                await asyncio.gather(*(worker() for _ in range(at_once)))
+                return count
+
+            async def two_runs(message: dict[str, Any], seconds: int) -> int:
+                body = {"message": message, "rate": 200, "durationSeconds": seconds}
+
+                async def one() -> None:
+                    async with session.post(f"{caller.url}/caller/runs", json=body) as response:
+                        assert response.status == 200, await response.text()
+                        await response.read()
+
+                await asyncio.gather(one(), one())
+                return 2 * 200 * seconds
+
+            async def full() -> int:
+                large = {"payload": LARGEST, "delay": 4000}
+                at_once = IN_FLIGHT - 10  # the runs are requests as well, and so are probes
+                await asyncio.gather(two_runs(large, 12), post(messages[1], at_once, at_once, large))
+                return 0
+
+            small = {"payload": "test"}
+            messages = f"{producer.url}/producer/messages", f"{caller.url}/caller/messages"
+            await measured("idle", both, idle)
+            await measured("64 at once, direct", both, lambda: post(messages[0], CALLS, AT_ONCE, small))
+            await measured("64 at once, by caller", both, lambda: post(messages[1], CALLS, AT_ONCE, small))
+            await measured("two runs at 200/s", both, lambda: two_runs(small, RUN_SECONDS))
+            await measured("full", both, full)
+            await measured("idle afterwards", both, idle)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
