@@ -1,0 +1,1 @@
+"""The Grafana dashboard and the alerts; not part of the images."""
