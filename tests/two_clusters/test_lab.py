@@ -76,7 +76,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("started", "removed"), [(started_at(os.getpid()), []), ("1", ["another-runs"])])
+@pytest.mark.parametrize(
+    ("started", "removed"), [(started_at(os.getpid()), []), ("1", ["another-runs"])], ids=["its own", "another"]
+)
 def test_an_owner_is_known_by_its_start_too_as_numbers_are_given_again(
     started: str, removed: list[str], tmp_path: Path
 ) -> None:
