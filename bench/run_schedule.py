@@ -9,11 +9,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from caller.runs import Done, Event, Tick
+from caller.runs import Done, Event, Summary, Tick
 from tests.processes import PRODUCER, QUIET, ROOT, running
 
 RATE = 1000
@@ -24,8 +24,41 @@ FULL_GROWN_SECONDS = 2.0
 EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
 
 
-def measure(url: str, connection: str) -> None:
-    command = [sys.executable, "-m", "caller", "run", "--rate", str(RATE), "--duration", f"{SECONDS}s", connection]
+class Schedule(NamedTuple):
+    """What became of a run."""
+
+    due: int
+    summary: Summary
+    kilobytes: list[int]
+    """Of the process, at each tick from the time it is full grown."""
+
+    @property
+    def share(self) -> float:
+        """Of the calls due, those that were sent."""
+        return self.summary.sent / self.due
+
+    @property
+    def p99_lateness_millis(self) -> float:
+        return self.summary.lateness.p99_millis or 0.0
+
+    @property
+    def p99_millis(self) -> float:
+        """Latency from the intended start of a call, of the cluster that was slowest."""
+        return max((peer.latency.p99_millis or 0.0 for peer in self.summary.peers), default=0.0)
+
+    def __str__(self) -> str:
+        summary = self.summary
+        failed = f", {summary.failures} not ok" if summary.failures else ""
+        grown = self.kilobytes[-1] - self.kilobytes[0] if self.kilobytes else 0
+        return (
+            f"sent {self.share:.2%} of {self.due} calls, p99 lateness {self.p99_lateness_millis:.2f} ms, "
+            f"p50 {summary.lateness.p50_millis:.2f} ms; {summary.elapsed_seconds:.1f} s{failed}; grew by {grown} KB"
+        )
+
+
+def measure(url: str, connection: str, rate: int = RATE, seconds: int = SECONDS) -> Schedule:
+    """Run `sample-caller run`. `connection`: `--reuse` or `--fresh`."""
+    command = [sys.executable, "-m", "caller", "run", "--rate", str(rate), "--duration", f"{seconds}s", connection]
     environment = {**QUIET, "PATH": os.environ["PATH"], "PRODUCER_URL": url}
     kilobytes: list[int] = []
     done: Done | None = None
@@ -38,16 +71,7 @@ def measure(url: str, connection: str) -> None:
             elif isinstance(event, Tick) and event.progress.elapsed_seconds >= FULL_GROWN_SECONDS:
                 kilobytes.append(resident(process.pid))
     assert done is not None, f"the run ended with {process.returncode}"
-    summary = done.summary
-    due = RATE * SECONDS
-    share = summary.sent / due
-    late = summary.lateness
-    failed = f", {summary.failures} not ok" if summary.failures else ""
-    print(
-        f"{connection[2:]:5}  sent {share:.2%} of {due} calls (bar: at least 99 %), "
-        f"p99 lateness {late.p99_millis:.2f} ms (bar: at most 5), p50 {late.p50_millis:.2f} ms; "
-        f"{summary.elapsed_seconds:.1f} s{failed}; grew by {kilobytes[-1] - kilobytes[0]} KB to {kilobytes[-1]} KB"
-    )
+    return Schedule(rate * seconds, done.summary, kilobytes)
 
 
 def resident(process: int) -> int:
@@ -59,4 +83,4 @@ def resident(process: int) -> int:
 if __name__ == "__main__":
     with running(PRODUCER, LOG_LEVEL="warning") as producer:
         for mode in ("--reuse", "--fresh"):
-            measure(producer.url, mode)
+            print(f"{mode[2:]:5}  {measure(producer.url, mode)} (bars: at least 99 %, at most 5 ms)")

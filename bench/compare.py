@@ -1,0 +1,97 @@
+"""The compared programs beside each other: rounds of calls that alternate between them."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from bench.programs import Program, answer
+from bench.wrk import Load, load
+
+
+class Round(NamedTuple):
+    load: Load
+    cpu_micros: float | None
+    """Of the program, a call; None: of one whose process is not ours."""
+    memory: float | None
+    """In MiB, at the end."""
+
+
+class Rounds(NamedTuple):
+    """Of one program, at one number of calls at once."""
+
+    program: str
+    at_once: int
+    rounds: list[Round]
+
+    def of(self, figure: Callable[[Round], float]) -> list[float]:
+        return [figure(one) for one in self.rounds]
+
+    def median(self, figure: Callable[[Round], float]) -> float:
+        return statistics.median(self.of(figure))
+
+
+Comparison = dict[tuple[str, int], Rounds]
+"""By program and calls at once."""
+
+
+def compare(programs: Iterable[Program], rounds: Mapping[int, int], seconds: int) -> Comparison:
+    """Measure each program. `rounds`: how many, by calls at once."""
+    programs = list(programs)
+    found: Comparison = {}
+    for program in programs:
+        load(program.url, program.body, max(rounds), 1)  # warm, at the widest
+    for at_once, count in rounds.items():
+        for _ in range(count):
+            for program in programs:
+                key = program.name, at_once
+                found.setdefault(key, Rounds(*key, [])).rounds.append(one_round(program, at_once, seconds))
+    return found
+
+
+def one_round(program: Program, at_once: int, seconds: int) -> Round:
+    answer(program)  # opens what the round before closed
+    if program.process is None:
+        return Round(load(program.url, program.body, at_once, seconds), None, None)
+    before = program.cpu_seconds()
+    done = load(program.url, program.body, at_once, seconds)
+    cpu = (program.cpu_seconds() - before) / max(done.calls, 1) * 1e6
+    return Round(done, cpu, program.memory())
+
+
+def ratios(one: Rounds, other: Rounds, figure: Callable[[Round], float]) -> list[float]:
+    """A figure of one program against that of another, round by round."""
+    return [mine / theirs for mine, theirs in zip(one.of(figure), other.of(figure), strict=True)]
+
+
+def table(found: Comparison) -> str:
+    lines = ["| at once | program | calls/s | p50 ms | p99 ms | CPU µs a call | MiB |", "|--:|---|--:|--:|--:|--:|--:|"]
+    for rounds in found.values():
+        rates, last = rounds.of(rate), rounds.rounds[-1]
+        failed = sum(one.load.failed for one in rounds.rounds)
+        cells = [
+            str(rounds.at_once),
+            rounds.program,
+            f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
+            f"{rounds.median(p50_millis):.2f}",
+            f"{rounds.median(p99_millis):.2f}",
+            "–" if last.cpu_micros is None else f"{rounds.median(cpu_micros):.0f}",
+            "–" if last.memory is None else f"{last.memory:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |" + (f" {failed} failed |" if failed else ""))
+    return "\n".join(lines)
+
+
+def rate(one: Round) -> float:
+    return one.load.rate
+
+
+def p50_millis(one: Round) -> float:
+    return one.load.p50_millis
+
+
+def p99_millis(one: Round) -> float:
+    return one.load.p99_millis
+
+
+def cpu_micros(one: Round) -> float:
+    return one.cpu_micros or 0.0

@@ -1,0 +1,130 @@
+"""The programs that are compared, each a process of its own on a free port of loopback."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from tests.processes import CENTRAL, QUIET, ROOT, WEST, free_port
+
+COMPARED = Path(__file__).parent / "compared"
+MESSAGE = '{"id": "1", "payload": "test"}'
+START_SECONDS = 20.0
+
+DIRECT = build_opener(ProxyHandler({}))
+"""Whatever proxy the environment names: all is on loopback."""
+
+
+class Program:
+    """A program that answers. `process` is None of one that was running before, and then nobody knows what it costs."""
+
+    def __init__(self, name: str, url: str, body: str | None, process: int | None) -> None:
+        self.name = name
+        self.url = url
+        self.body = body
+        self.process = process
+
+    @property
+    def base(self) -> str:
+        return f"http://{urlsplit(self.url).netloc}"
+
+    def cpu_seconds(self) -> float:
+        """The user and system time it has taken so far."""
+        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """Resident now, in MiB."""
+        lines = Path(f"/proc/{self.process}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+@contextmanager
+def started(name: str, path: str, command: Sequence[str], port: int, **environment: str) -> Iterator[Program]:
+    """A program that has answered once; killed at the end."""
+    program = Program(name, f"http://127.0.0.1:{port}{path}", MESSAGE, None)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **QUIET, "PORT": str(port), **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        program.process = process.pid
+        try:
+            if not answers_in_time(program, process):
+                output.seek(0)
+                raise RuntimeError(f"{name} does not answer (status {process.poll()}):\n{output.read().decode()}")
+            yield program
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def answers_in_time(program: Program, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            answer(program)
+            return True
+        except (URLError, ConnectionError):
+            time.sleep(0.02)
+    return False
+
+
+def answer(program: Program) -> bytes:
+    body = program.body.encode() if program.body is not None else None
+    with DIRECT.open(Request(program.url, body, {"content-type": "application/json"}), timeout=10) as response:
+        found: bytes = response.read()
+    return found
+
+
+PRODUCER, CALLER = "producer", "caller"
+ECHO, STOCK = "FastAPI echo", "caller on stock httpx"
+SMALLEST, BARE, PROXY = "FastAPI + httpx", "bare aiohttp", "nginx"
+
+
+@contextmanager
+def all_of_them(peers: Sequence[Program] = ()) -> Iterator[dict[str, Program]]:
+    """The producer and what is measured against it, and all that call the producer; by name."""
+    with ExitStack() as stack:
+        producer = stack.enter_context(python(PRODUCER, "/producer/messages", ["producer"], **CENTRAL))
+        calls = {"PRODUCER_URL": producer.base, **WEST}
+        others = [
+            python(ECHO, "/producer/messages", ["bench.compared.echo"]),
+            python(CALLER, "/caller/messages", ["caller", "serve"], **calls),
+            python(STOCK, "/caller/messages", ["bench.compared.stock_caller", "serve"], **calls),
+            python(SMALLEST, "/caller/messages", ["bench.compared.pass_through"], **calls),
+            python(BARE, "/caller/messages", ["bench.compared.bare_aiohttp"], **calls),
+            *([proxy(nginx, producer.base)] if (nginx := shutil.which("nginx")) else []),
+        ]
+        programs = [producer, *(stack.enter_context(other) for other in others), *peers]
+        yield {program.name: program for program in programs}
+
+
+def python(name: str, path: str, command: Sequence[str], **environment: str) -> AbstractContextManager[Program]:
+    """A module, with its arguments."""
+    return started(name, path, [sys.executable, "-m", *command], free_port(), **environment)
+
+
+@contextmanager
+def proxy(nginx: str, producer: str) -> Iterator[Program]:
+    """nginx in front of the producer at that URL."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        text = (COMPARED / "proxy.conf").read_text()
+        for word, value in (("FOLDER", folder), ("PRODUCER", urlsplit(producer).netloc), ("PORT", str(port))):
+            text = text.replace(word, value)
+        configuration = Path(folder) / "nginx.conf"
+        configuration.write_text(text)
+        with started(PROXY, "/caller/messages", [nginx, "-p", folder, "-c", str(configuration)], port) as program:
+            yield program

@@ -1,0 +1,18 @@
+-- POST the body that comes after `--`, or GET if there is none; at the end one line of JSON.
+
+function init(args)
+  if args[1] then
+    wrk.method = "POST"
+    wrk.headers["content-type"] = "application/json"
+    wrk.body = args[1]
+  end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.write(string.format(
+    '\n{"calls": %d, "seconds": %.6f, "failed": %d, "p50_millis": %.3f, "p99_millis": %.3f}\n',
+    summary.requests, summary.duration / 1e6, failed, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
+  ))
+end
