@@ -24,7 +24,7 @@ two-clusters: setup  ## Two clusters on this machine, to break and repair by han
 	@$(BIN)/python -m tests.two_clusters
 
 test: setup  ## Run all tests (WORKERS=1: one after the other)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 bench: setup  ## Measure speed against other programs, and the bars (wants wrk and nginx)
 	@$(BIN)/python -m bench

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -35,6 +36,13 @@ def another_process(script: str, state: Path) -> Iterator["subprocess.Popen[str]
             process.kill()
 
 
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A folder of a short name, since one of a socket has 107 bytes at most (unix(7))."""
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
 WHOLE = "from tests.two_clusters.lab import Lab; import os; lab = Lab(f'-{os.getpid()}').up(); lab.__enter__()"
 HALF = """
 import os, subprocess
@@ -47,20 +55,20 @@ subprocess.run(["ip", "netns", "add", names[0]], check=True)
 
 @pytest.mark.parametrize(("script", "processes"), [(WHOLE, 7), (HALF, 0)], ids=["when it was up", "half way up"])
 def test_what_a_killed_run_leaves_is_removed_by_the_next_and_nothing_else_is(
-    lab: Lab, script: str, processes: int, tmp_path: Path
+    lab: Lab, script: str, processes: int, state: Path
 ) -> None:
-    with another_process(script, tmp_path) as run:
-        assert remove_leftovers(tmp_path) == []
+    with another_process(script, state) as run:
+        assert remove_leftovers(state) == []
         run.kill()
         run.wait(10)
     left = [name for name in os.listdir(NETNS) if name.endswith(f"-{run.pid}")]
     running = [pid for name in left for pid in pids_in(name)]
     assert left
     assert len(running) == processes
-    assert set(left) <= set(remove_leftovers(tmp_path))
+    assert set(left) <= set(remove_leftovers(state))
     assert not set(left) & set(os.listdir(NETNS))
     assert not [path for path in NETNS_CONF.iterdir() if path.name in left]
-    assert not tmp_path.exists()
+    assert not state.exists()
     deadline = time.monotonic() + 5
     while any(is_running(pid) for pid in running):
         assert time.monotonic() < deadline
@@ -80,12 +88,12 @@ def is_running(pid: int) -> bool:
     ("started", "removed"), [(started_at(os.getpid()), []), ("1", ["another-runs"])], ids=["its own", "another"]
 )
 def test_an_owner_is_known_by_its_start_too_as_numbers_are_given_again(
-    started: str, removed: list[str], tmp_path: Path
+    started: str, removed: list[str], state: Path
 ) -> None:
-    folder = tmp_path / f"{os.getpid()}-{started}-0"
+    folder = state / f"{os.getpid()}-{started}-0"
     folder.mkdir()
     (folder / NAMES).write_text("another-runs")
-    assert remove_leftovers(tmp_path) == removed
+    assert remove_leftovers(state) == removed
     assert folder.exists() is (not removed)
 
 
@@ -102,9 +110,9 @@ def test_two_labs_of_one_process_are_two(lab: Lab) -> None:
 
 
 @pytest.mark.usefixtures("lab")
-def test_by_hand_it_shows_the_page_on_loopback_obeys_and_goes_away(tmp_path: Path) -> None:
+def test_by_hand_it_shows_the_page_on_loopback_obeys_and_goes_away(state: Path) -> None:
     suffix = f"-{os.getpid()}-by-hand"
-    said = tmp_path / "said"
+    said = state / "said"
     with (
         said.open("w") as output,
         subprocess.Popen(
