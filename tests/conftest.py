@@ -35,19 +35,6 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests one of several processes does: those of a file; and those of the browser with those of containers.
-
-    The networks that containers get are new to the machine, which makes a browser give up its requests
-    (ERR_NETWORK_CHANGED).
-    """
-    for item in items:
-        is_shared = item.path.name.startswith(("test_page", "test_containers"))
-        group = "browser and containers" if is_shared else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With REQUIRE_ALL, as in CI, a skipped test is a failed one: everything it needs should be there."""
