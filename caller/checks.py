@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import Field
 
-from caller.check import Check as Check
-from caller.check import Verdict as Verdict
+from caller.check import Check, Verdict
 from caller.cluster_checks import api_server_check, cluster_checks
 from caller.dns import DnsAnswer, DnsReport, ResolvConf, cluster_domain
 from caller.kubernetes import look

@@ -7,7 +7,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from caller.checks import Check, CheckReport, Verdict, dns_text
+from caller.check import Check, Verdict
+from caller.checks import CheckReport, dns_text
 from caller.outcome import Crossing, Hop, Outcome, Phases
 from common.messages import ClusterMetadata
 

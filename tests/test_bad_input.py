@@ -405,6 +405,18 @@ def test_hanging_up_at_every_byte_of_a_request_leaves_nothing(service: Service) 
     until(lambda: service.open_files() <= before + 1)
 
 
+def test_hanging_up_in_the_midst_of_a_body_is_a_499_and_no_bad_input(service: Service) -> None:
+    line = f"POST {path_of(service)} 499 "
+    before = service.output.count(line)
+    with connection_to(service) as connection:
+        connection.sendall(post(LENGTH, BODY[:5]).replace(b"PATH", path_of(service).encode()))
+        time.sleep(0.2)
+    deadline = time.monotonic() + 5
+    while service.output.count(line) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_hanging_up_in_the_midst_of_a_reply_leaves_nothing(service: Service) -> None:
     request = post(LENGTH).replace(b"PATH", path_of(service).encode())
     assert_serves(service)

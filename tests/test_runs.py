@@ -21,6 +21,7 @@ from caller.outcome import Outcome
 from caller.producer_client import ProducerClient
 from caller.runs import (
     LONGEST_MICROS,
+    MOST_NAMES,
     Done,
     Event,
     Failed,
@@ -799,3 +800,13 @@ async def test_a_tick_tells_the_latency_of_the_calls_since_the_last_one() -> Non
     assert recent.count == 10
     assert recent.p50_millis == pytest.approx(500, rel=0.01)
     assert stats.take_recent().count == 0
+
+
+def test_names_beyond_a_bound_are_counted_as_one() -> None:
+    stats = Stats(["t"])
+    for number in range(MOST_NAMES + 7):
+        stats.count(Who(cluster="east", zone="east-a", pod=f"pod-{number}"))
+    assert len(stats.spread.pods) == MOST_NAMES + 1
+    assert stats.spread.pods["other"] == 7
+    assert stats.spread.clusters == {"east": MOST_NAMES + 7}
+    assert len(stats.take_new_pods()) == len(stats.cluster_of) == MOST_NAMES

@@ -183,8 +183,9 @@ function showAgain(entry) {
 }
 
 /** @param {Entry} entry */
-function showEntry({ kind, outcome, text, hop, run, ...rest }) {
-  shown[kind] = { kind, outcome, text, hop, run, ...rest };
+function showEntry(entry) {
+  const { kind, outcome, text, hop, run } = entry;
+  shown[kind] = entry;
   if (hop) {
     callShown.hidden = false;
     say(callSentence, outcome, text);
