@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import signal
+import socket
 import sys
 import urllib.request
 from asyncio import StreamReader, StreamWriter
@@ -15,39 +16,52 @@ PORT = 8080
 
 
 async def serve(producers: list[str]) -> None:
-    ready: set[str] = set()
-    turns = itertools.cycle(producers)
+    ready: dict[str, str] = {}
+    connections = itertools.count()
+
+    async def watch(producer: str) -> None:
+        """Each is asked apart: the name of a container that is stopped may take seconds to be found missing."""
+        while True:
+            address = await asyncio.to_thread(ready_address, producer)
+            if address is None:
+                ready.pop(producer, None)
+            else:
+                ready[producer] = address
+            await asyncio.sleep(0.5)
 
     async def forward(reader: StreamReader, writer: StreamWriter) -> None:
-        for producer in itertools.islice(turns, len(producers)):
-            if producer in ready:
-                try:
-                    async with asyncio.timeout(1):
-                        producer_reader, producer_writer = await asyncio.open_connection(producer, PORT)
-                except OSError:
-                    continue
-                await asyncio.gather(pipe(reader, producer_writer), pipe(producer_reader, writer))
-                return
+        addresses = list(ready.values())
+        first = next(connections) % max(len(addresses), 1)
+        for address in addresses[first:] + addresses[:first]:
+            try:
+                async with asyncio.timeout(1):
+                    producer_reader, producer_writer = await asyncio.open_connection(address, PORT)
+            except OSError:
+                continue
+            await asyncio.gather(pipe(reader, producer_writer), pipe(producer_reader, writer))
+            return
         writer.transport.abort()
 
     server = None
-    while True:
-        verdicts = await asyncio.gather(*(asyncio.to_thread(is_ready, producer) for producer in producers))
-        ready = {producer for producer, verdict in zip(producers, verdicts, strict=True) if verdict}
-        if ready and not server:
-            server = await asyncio.start_server(forward, port=PORT)
-        elif server and not ready:
-            server.close()
-            server = None
-        await asyncio.sleep(0.5)
+    async with asyncio.TaskGroup() as watches:
+        for producer in producers:
+            watches.create_task(watch(producer))
+        while True:
+            if ready and not server:
+                server = await asyncio.start_server(forward, port=PORT)
+            elif server and not ready:
+                server.close()
+                server = None
+            await asyncio.sleep(0.1)
 
 
-def is_ready(producer: str) -> bool:
+def ready_address(producer: str) -> str | None:
     try:
-        with urllib.request.urlopen(f"http://{producer}:{PORT}/actuator/health/readiness", timeout=1):
-            return True
+        address = socket.gethostbyname(producer)
+        with urllib.request.urlopen(f"http://{address}:{PORT}/actuator/health/readiness", timeout=1):
+            return address
     except OSError:
-        return False
+        return None
 
 
 async def pipe(source: StreamReader, sink: StreamWriter) -> None:
