@@ -48,8 +48,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
         async with ProducerClient.opened(settings, service.identity, metrics, spans) as client:
             yield {"client": client, "preflight": Preflight(client), "runs": Runs(client, run_metrics, lifecycle)}
 
-    app = service.app("Calls the producer and explains what happened.", router, opened)
-    app.include_router(run_router)
+    app = service.app("Calls the producer and explains what happened.", opened, router, run_router)
     add_schemas(app, *EVENT_KINDS)
     app.frontend("/", directory=STATIC, fallback=None)
     served = SecurityHeaders(service.guarded(Zipped(app)), BROWSER_HEADERS)

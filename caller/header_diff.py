@@ -50,35 +50,23 @@ OF_THE_PRODUCER = frozenset(
 
 def header_diff(sent: Headers, received: Headers, returned: Headers) -> HeaderDiff:
     """Compare what the caller sent with what the producer received, and the reply's with what the producer sends."""
-    request = [
-        HeaderChange(
-            name=name,
-            group=group_of(name),
-            change=change_of(sent.get(name), received.get(name)),
-            sent=sent.get(name),
-            received=received.get(name),
-        )
-        for name in sorted({*sent, *received})
-    ]
+    request = [change_of(name, sent.get(name), received.get(name)) for name in sorted(sent.keys() | received.keys())]
     reply = [
-        HeaderChange(
-            name=name,
-            group=group_of(name),
-            change="same" if name in OF_THE_PRODUCER else "added",
-            sent=None,
-            received=values,
-        )
+        HeaderChange(name, group_of(name), "same" if name in OF_THE_PRODUCER else "added", None, values)
         for name, values in sorted(returned.items())
     ]
     return HeaderDiff(request=request if received else [], reply=reply)
 
 
-def change_of(sent: list[str] | None, received: list[str] | None) -> Literal["same", "added", "changed", "removed"]:
+def change_of(name: str, sent: list[str] | None, received: list[str] | None) -> HeaderChange:
+    change: Literal["same", "added", "changed", "removed"]
     if sent is None:
-        return "added"
-    if received is None:
-        return "removed"
-    return "same" if sent == received else "changed"
+        change = "added"
+    elif received is None:
+        change = "removed"
+    else:
+        change = "same" if sent == received else "changed"
+    return HeaderChange(name, group_of(name), change, sent, received)
 
 
 @lru_cache(maxsize=256)

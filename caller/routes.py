@@ -13,11 +13,12 @@ from caller.settings import Settings
 from caller.target import NameKind, Target
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
+from common.message_route import MessageRoute
 from common.messages import BODILESS, ClusterMetadata, Message, Wire
 from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
 from common.service import within_limits
 
-router = APIRouter(tags=["messages"])
+router = APIRouter(tags=["messages"], route_class=MessageRoute)
 
 LONGEST_TIMEOUT_SECONDS = 600
 
@@ -89,11 +90,11 @@ Client = Annotated[ProducerClient, Depends(client_of)]
 async def call_producer(
     message: CallerMessage,
     request: Request,
-    client: Client,
     pass_through: Annotated[
         bool, Query(alias="passThrough", description="answer with the status of the hop instead of 200")
     ] = False,
 ) -> Response:
+    client: ProducerClient = request.state.client
     within_limits(message, client.settings)
     target = allowed(message.target, client.settings)
     hop = await while_client_waits(request, client, message, target)

@@ -6,10 +6,11 @@ Fields: https://docs.cloud.google.com/logging/docs/structured-logging
 import logging
 import sys
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
-from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.core import RESERVED_ATTRS, BaseJsonFormatter
+from pythonjsonlogger.json import JsonEncoder
 
 from common.headers import TraceParent
 
@@ -26,23 +27,29 @@ def trace_fields(parent: TraceParent, project: str | None) -> dict[str, Any]:
     }
 
 
-class CloudLoggingFormatter(JsonFormatter):
+NO_FIELDS = frozenset((*RESERVED_ATTRS, "color_message"))
+"""What a record has besides what was given as `extra`; the last is uvicorn's."""
+
+
+class CloudLoggingFormatter(BaseJsonFormatter):
     def __init__(self) -> None:
-        super().__init__(
-            "%(message)s",
-            timestamp="time",
-            rename_fields={"exc_info": "stack_trace"},
-            reserved_attrs=[*RESERVED_ATTRS, "color_message"],
-        )
+        super().__init__("%(message)s", rename_fields={"exc_info": "stack_trace"})
+        self.encoder = JsonEncoder()
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        super().add_fields(log_data, record, message_dict)
-        log_data["message"] = log_data["message"].rstrip()
+        log_data["message"] = record.message.rstrip()
+        log_data |= {name: value for name, value in record.__dict__.items() if name not in NO_FIELDS}
+        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat()
         log_data["severity"] = record.levelname  # Python's names are Cloud Logging's
         log_data["logger"] = record.name
         parent, project = PLACE_IN_TRACE.get()
         if parent is not None:
             log_data |= trace_fields(parent, project)
+        if exception := message_dict.get("exc_info"):
+            log_data["stack_trace"] = exception
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        return self.encoder.encode(log_data)
 
 
 class TextFormatter(logging.Formatter):

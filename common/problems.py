@@ -101,11 +101,16 @@ def install(app: FastAPI) -> None:
         errors = [field_error(detail) for detail in error.errors()]
         return problem(422, sentence(errors), errors)
 
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, _: Exception) -> Response:
+        """In the midst of its body."""
+        request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        if isinstance(error.__cause__, ClientDisconnect):  # in the midst of its body
-            request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST)
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        if isinstance(error.__cause__, ClientDisconnect):
+            return await gone(request, error)
         status, detail = error.status_code, str(error.detail)
         if status == 400:  # FastAPI's own: bytes that are not UTF-8, or nested without end
             status, detail = 422, "the body could not be read as JSON in UTF-8"

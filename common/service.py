@@ -41,8 +41,8 @@ class Service:
     def app(
         self,
         description: str,
-        router: APIRouter,
         opened: Callable[[], AbstractAsyncContextManager[dict[str, Any]]],
+        *routers: APIRouter,
     ) -> FastAPI:
         """A FastAPI with the service's routes and those that every service has.
 
@@ -65,7 +65,8 @@ class Service:
             redoc_url=None,
             telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` has both, around the limits too
         )
-        app.include_router(router)
+        for router in routers:
+            app.router.routes.extend(router.routes)  # `include_router` would look for a route twice
         docs.install(app)
         problems.install(app)
         self._add_health(app)

@@ -20,5 +20,5 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
     async def opened() -> AsyncIterator[dict[str, Any]]:
         yield {"faults": faults}
 
-    app = service.app("Echoes messages, says who it is, and fails on request.", router, opened)
+    app = service.app("Echoes messages, says who it is, and fails on request.", opened, router)
     return service.observed(Stamp(service.guarded(app), service.identity))

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from common.client import CLIENT_CLOSED_REQUEST, hang_up
 from common.headers import header_map
+from common.message_route import MessageRoute
 from common.messages import BODILESS, Message, MessageAck
 from common.problems import PROBLEM_RESPONSES
 from common.service import Service, within_limits
 from producer.faults import Faults
 
-router = APIRouter(tags=["messages"])
+router = APIRouter(tags=["messages"], route_class=MessageRoute)
 
 
 @router.post(
