@@ -30,7 +30,7 @@ LAYERS = (
     ("caller/producer_client.py", "hop", "from the reply to the hop"),
     ("caller/outcome.py", "", "from the reply to the hop"),
     ("caller/producer_client.py", "", "the rest of `ProducerClient.call`"),
-    ("httpx_aiohttp/", "", "httpx and its transport"),
+    ("caller/transport.py", "", "httpx and its transport"),
     ("httpx/", "", "httpx and its transport"),
     ("aiohttp/", "", "aiohttp"),
     ("aiosignal/", "", "trace of the hop: phases, connection"),

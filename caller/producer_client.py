@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self, cast
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from caller.diagnosis import diagnose
 from caller.dns import Lookups, Questions
@@ -34,6 +33,7 @@ from caller.outcome import (
 from caller.settings import Settings
 from caller.target import Target
 from caller.trace import TRACE, ConnectionMode, Trace, tls_context, traced_session
+from caller.transport import AiohttpTransport
 from common import __version__
 from common.cluster import Identity
 from common.headers import header_map, masked, trace_context
@@ -97,7 +97,7 @@ class ProducerClient:
             transports: dict[ConnectionMode, httpx.AsyncBaseTransport] = {}
             for mode in ("reuse", "fresh"):
                 session = await stack.enter_async_context(traced_session(mode, tls, lookups))
-                transports[mode] = AiohttpTransport(client=session, verify=tls)
+                transports[mode] = AiohttpTransport(session)
             yield cls(settings, identity, metrics, transports, lookups, spans)
 
     async def call(

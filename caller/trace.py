@@ -130,6 +130,7 @@ def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) 
         response_class=TracedResponse,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        auto_decompress=False,
         trace_configs=[trace_config()],
     )
 

@@ -33,7 +33,7 @@ NO_FIELDS = frozenset((*RESERVED_ATTRS, "color_message"))
 
 class CloudLoggingFormatter(BaseJsonFormatter):
     def __init__(self) -> None:
-        super().__init__("%(message)s", rename_fields={"exc_info": "stack_trace"})
+        super().__init__("%(message)s")
         self.encoder = JsonEncoder()
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:

@@ -263,6 +263,31 @@ async def test_a_bound_that_is_free_again_is_used_again() -> None:
     assert 10 < summary.sent < 35, "five at once, 0.2 s each, for one second"
 
 
+async def test_calls_that_are_left_out_are_counted_while_no_call_ends_and_a_stop_does_not_wait_for_one() -> None:
+    async with producing() as url, calling(url) as client:
+        run = run_of(client, rate=100, count=1000, message=Message(id="m", payload="a", delay=9000), max_in_flight=2)
+        result, _ = await asyncio.gather(ran(run), after(1.9, lambda: run.stop("test")))
+    left_out = [event.progress.left_out for event in result.events if isinstance(event, Tick)]
+    assert left_out[0] < left_out[1] < left_out[2], "more at every tick"
+    assert left_out[2] >= 100, "at most one tick late"
+    assert result.summary.outcomes == {"cancelled": 2}
+    assert result.summary.offered == result.summary.sent + result.summary.left_out
+    assert 180 <= result.summary.offered <= 250
+    assert result.summary.elapsed_seconds < 3.9
+
+
+async def test_calls_that_are_left_out_cost_those_that_are_made_next_to_nothing() -> None:
+    """Two at once, 50 ms each: 40 calls a second, with 200,000 a second offered."""
+    async with producing() as url, calling(url) as client:
+        message = Message(id="m", payload="a", delay=50)
+        begin = time.process_time()
+        summary = (await ran(run_of(client, rate=200_000, count=200_000, message=message, max_in_flight=2))).summary
+        cpu = time.process_time() - begin
+    assert summary.offered == summary.sent + summary.left_out == 200_000
+    assert 10 < summary.sent <= 50
+    assert cpu < 0.5, "to wake for each call that is due takes several seconds"
+
+
 async def test_outcomes_are_counted() -> None:
     async with producing(fault_seed=5) as url, calling(url) as client:
         message = Message(id="m", payload="a", response_code=503, fault_rate=0.5)

@@ -8,8 +8,8 @@ from caller import producer_client
 from caller.__main__ import main
 
 
-def stock(*, verify: Any, client: Any) -> httpx.AsyncHTTPTransport:
-    return httpx.AsyncHTTPTransport(verify=verify)
+def stock(_: Any) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport()
 
 
 if __name__ == "__main__":
