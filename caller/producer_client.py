@@ -214,7 +214,7 @@ class ProducerClient:
         error: BaseException | None,
         caller_headers: Headers,
     ) -> Hop:
-        returned = header_map((name.lower(), value) for name, value in response.headers.raw) if response else {}
+        returned = header_map(response.headers.raw) if response else {}
         ack = ack_of(body, message.id) if response else None
         phases = trace.phases()
         text: str | None = None

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -148,29 +149,31 @@ async def while_client_waits(
     request: Request, client: ProducerClient, message: CallerMessage, target: Target
 ) -> Hop | None:
     """The hop; None if whoever asked hung up first, and then the call is cancelled."""
-
-    async def explained() -> Hop:
-        hop = await client.call(
-            message,
-            target,
-            connection=message.connection,
-            timeout_seconds=message.timeout_seconds,
-            inbound=inbound_headers(request),
-            caller_headers=header_map(request.scope["headers"]),
-        )
-        return await client.explain(hop, message, target, message.timeout_seconds)
-
-    call = asyncio.create_task(explained())
     gone = asyncio.create_task(hang_up(request))
-    gone.add_done_callback(lambda _: call.cancel())
     try:
-        return await call
-    except asyncio.CancelledError:
-        if not gone.done():
+        async with asyncio.timeout(None) as patience:
+            gone.add_done_callback(partial(end, patience))
+            hop = await client.call(
+                message,
+                target,
+                connection=message.connection,
+                timeout_seconds=message.timeout_seconds,
+                inbound=inbound_headers(request),
+                caller_headers=header_map(request.scope["headers"]),
+            )
+            return await client.explain(hop, message, target, message.timeout_seconds)
+    except TimeoutError:
+        if not patience.expired():
             raise
         return None
     finally:
         gone.cancel()
+
+
+def end(patience: asyncio.Timeout, gone: asyncio.Task[None]) -> None:
+    """End the wait if the task ended by itself."""
+    if not gone.cancelled():
+        patience.reschedule(0)
 
 
 def inbound_headers(request: Request) -> Mapping[str, str]:
