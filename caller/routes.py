@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Literal
 
@@ -171,9 +172,10 @@ async def while_client_waits(
 
 
 def end(patience: asyncio.Timeout, gone: asyncio.Task[None]) -> None:
-    """End the wait if the task ended by itself."""
+    """End the wait if the task ended by itself, and the wait has not."""
     if not gone.cancelled():
-        patience.reschedule(0)
+        with suppress(RuntimeError):
+            patience.reschedule(0)
 
 
 def inbound_headers(request: Request) -> Mapping[str, str]:

@@ -30,6 +30,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes since the last that were part of a body, or the last of a request."""
         self.parsed_bytes = 0
         self.in_head = True
+        """No head has come to its end since the last request did."""
         self.receiving: asyncio.TimerHandle | None = None
         self.replaying = False
 
@@ -55,9 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.data_received(rest)
             return
         except httptools.HttpParserError:
-            if not self.transport.is_closing():
-                self.logger.warning("Invalid HTTP request received.")
-                self.send_400_response("Invalid HTTP request received.")
+            self.refuse(400, "the request is no valid HTTP/1.1")
             return
         if self.head_bytes > HEAD_BYTES:
             self.refuse(431, f"the head or the trailers of the request have more than {HEAD_BYTES} bytes")
@@ -83,13 +82,28 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if not self.replaying:
-            super().on_headers_complete()
-            self.in_head = False
-            self.head_bytes = 0
-            if len(self.pipeline) > MOST_PIPELINED:
-                self.transport.abort()  # a reply would be taken for that of the first request that waits
-                raise ValueError("too many")  # stops the parser
+        if self.replaying:
+            return
+        self.check_host_and_coding()
+        super().on_headers_complete()
+        self.in_head = False
+        self.head_bytes = 0
+        if len(self.pipeline) > MOST_PIPELINED:
+            self.transport.abort()
+            raise ValueError("too many")  # stops the parser
+
+    def check_host_and_coding(self) -> None:
+        """What the parser lets through: RFC 9112, 3.2 (one Host) and 6.1 (transfer codings that are not understood)."""
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if hosts != 1 and self.parser.get_http_version() == "1.1":
+            self.refuse(400, f"a request has one Host header; this one has {hosts}")
+            raise ValueError("no one host")  # stops the parser
+        if b"transfer-encoding" in names:
+            codings = b", ".join(value for name, value in self.headers if name == b"transfer-encoding")
+            if codings.strip().lower() != b"chunked":
+                self.refuse(501, f"the only transfer coding is chunked, got {codings[:100].decode('latin-1')}")
+                raise ValueError("no such coding")  # stops the parser
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes = 0
@@ -98,6 +112,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             self.received()
+            self.in_head = True
             super().on_message_complete()
 
     def ignore_upgrade(self) -> None:
@@ -120,13 +135,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
             # A request before this one is still being answered.
             self.receiving = self.loop.call_later(self.receive_seconds, self.receive_timeout)
-        elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()
         else:
             self.refuse(408, f"the request has not come to its end within {self.receive_seconds:g} s (RECEIVE_SECONDS)")
 
     def refuse(self, status: int, detail: str) -> None:
+        """Answer the request that is coming in, and close; only close where the answer would be taken for another's."""
         if self.transport.is_closing():
+            return
+        self.logger.warning("Request refused: %d, %s", status, detail)
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.pipeline or (answering and (self.in_head or self.cycle.response_started)):
+            self.transport.close()
             return
         body = bytes(problem(status, detail).body)
         head = f"content-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -132,7 +132,8 @@ SHAPES: dict[str, bytes] = {
     "chunks that end in LF": post(CHUNKED, CHUNK.replace(b"\r\n", b"\n")),
     "a chunk longer than its size": post(CHUNKED, b"5\r\n" + BODY + b"\r\n0\r\n\r\n"),
     "chunked is not the last coding": post(b"transfer-encoding: chunked, identity\r\n", CHUNK),
-    "an unknown coding": post(b"transfer-encoding: xchunked\r\n", CHUNK),
+    "chunks of chunks": post(b"transfer-encoding: chunked, chunked\r\n", CHUNK),
+    "chunks twice": post(CHUNKED + CHUNKED, CHUNK),
     "two transfer-encodings": post(CHUNKED + b"transfer-encoding: identity\r\n", CHUNK),
     "a folded header": post(LENGTH + b"x-a: b\r\n c\r\n"),
     "bare LF": post(LENGTH).replace(b"\r\n", b"\n"),
@@ -147,6 +148,10 @@ SHAPES: dict[str, bytes] = {
     "CONNECT": b"CONNECT 169.254.169.254:80 HTTP/1.1\r\nhost: 169.254.169.254:80\r\n\r\n",
     "an absolute form without a host": get(b"http:///caller/targets"),
     "an absolute form with a port that is none": get(b"http://x:99999/"),
+    "no host": b"GET /actuator/health/liveness HTTP/1.1\r\n\r\n",
+    "two hosts": get(b"/actuator/health/liveness", b"Host: y\r\n"),
+    "one host twice": get(b"/actuator/health/liveness", b"host: x\r\n"),
+    "an absolute form without the header": b"GET http://x/actuator/health/liveness HTTP/1.1\r\n\r\n",
     "an unknown method": b"FETCH / HTTP/1.1\r\nhost: x\r\n\r\n",
     "a method in lower case": b"get / HTTP/1.1\r\nhost: x\r\n\r\n",
     "a path with a byte that is not ASCII": get(b"/\xc3\xa4"),
@@ -171,6 +176,35 @@ def test_what_could_be_read_in_two_ways_is_400_and_the_end(service: Service, sha
     assert "smuggled" not in service.output
 
 
+CODINGS = {
+    "compressed chunks": b"transfer-encoding: gzip, chunked\r\n",
+    "compressed chunks in two headers": b"transfer-encoding: gzip\r\n" + CHUNKED,
+    "an unknown coding": b"transfer-encoding: xchunked\r\n",
+}
+
+
+@pytest.mark.parametrize("headers", CODINGS.values(), ids=CODINGS)
+def test_a_transfer_coding_other_than_chunked_is_501_and_the_end(service: Service, headers: bytes) -> None:
+    """Else the compressed bytes would be taken for the body (RFC 9112, 6.1)."""
+    with connection_to(service) as connection:
+        connection.sendall(post(headers, CHUNK).replace(b"PATH", path_of(service).encode()))
+        reply = reply_on(connection)
+        assert (reply.status, reply.headers["content-type"]) == (501, "application/problem+json")
+        assert "the only transfer coding is chunked, got " in json.loads(reply.body)["detail"]
+        assert ends(connection, 5)
+
+
+@pytest.mark.parametrize("bad", [get(b"/").replace(b"host: x\r\n", b""), b"\0\r\n\r\n", post(b"te: \0\r\n")])
+def test_a_bad_request_behind_one_that_is_being_answered_gets_no_reply_that_could_be_taken_for_the_others(
+    service: Service, bad: bytes
+) -> None:
+    slow = b'{"payload":"a","delay":500}'
+    with connection_to(service) as connection:
+        shape = post(b"content-length: %d\r\n" % len(slow), slow).replace(b"PATH", path_of(service).encode())
+        connection.sendall(shape + bad)
+        assert connection.recv(65_536) == b""
+
+
 HARMLESS: dict[str, tuple[bytes, set[int]]] = {
     "chunks with extensions": (post(CHUNKED, b"f;a=b\r\n" + BODY + b"\r\n0\r\n\r\n"), {200}),
     "bytes above ASCII in a value": (post(LENGTH + b"x-a: \xe4\xff\r\nbaggage: \xff\r\n"), {200}),
@@ -186,7 +220,8 @@ HARMLESS: dict[str, tuple[bytes, set[int]]] = {
     "HTTP/0.9": (b"GET /actuator/health/liveness\r\n\r\n", {200, 400}),
     "HTTP/1.0": (b"GET /actuator/health/liveness HTTP/1.0\r\n\r\n", {200}),
     "HTTP/2.0 in words": (get(b"/actuator/health/liveness", version=b"HTTP/2.0"), {200, 400, 505}),
-    "no host": (b"GET /actuator/health/liveness HTTP/1.1\r\n\r\n", {200, 400}),
+    "an empty host": (b"GET /actuator/health/liveness HTTP/1.1\r\nhost:\r\n\r\n", {200}),
+    "a coding in capitals": (post(b"Transfer-Encoding: Chunked\r\n", CHUNK), {200}),
     "TRACE, which would show secrets": (b"TRACE / HTTP/1.1\r\nhost: x\r\ncookie: secret\r\n\r\n", {404, 405}),
     "a path out of the files": (get(b"/../../etc/passwd"), {404}),
     "the same in escapes": (get(b"/%2e%2e/%2e%2e/etc/passwd"), {404}),
