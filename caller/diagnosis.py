@@ -12,6 +12,8 @@ from common.messages import LOCAL, ClusterMetadata, Message
 SLOW_DNS_MILLIS = 4500
 """A lost query is asked again after 5 s (resolv.conf(5), `timeout`)."""
 
+ROWS = {outcome: [row for row in TABLE if outcome in row.outcomes] for outcome in Outcome}
+
 
 def diagnose(
     hop: Hop,
@@ -31,8 +33,8 @@ def diagnose(
     :param timeouts: to connect, and for the whole call, in seconds.
     """
     signs = set(signs_of(hop, target, message, dns, control, timeouts[1]))
-    for row in TABLE:
-        if hop.outcome in row.outcomes and target.kind in row.kinds and (row.sign is None or row.sign in signs):
+    for row in ROWS[hop.outcome]:
+        if target.kind in row.kinds and (row.sign is None or row.sign in signs):
             names = Names(names_of(hop, target, message, last_seen, timeouts, control))
             summary = row.summary.format_map(names.as_text)
             if "not_in_a_cluster" in signs and target.kind != "other":

@@ -170,11 +170,17 @@ class ProducerClient:
         context = trace_context(inbound)
         if span is not None:
             span.inject(context)
+        body = message.model_dump_json(by_alias=True, exclude_none=True, include=MESSAGE_FIELDS).encode()
         request = httpx.Request(
             "POST",
             target.url,
-            headers=[*SENT, *((name.encode(), value.encode("latin-1")) for name, value in context.items())],
-            content=message.model_dump_json(by_alias=True, exclude_none=True, include=MESSAGE_FIELDS).encode(),
+            headers=[
+                (b"host", target.url.netloc),
+                *SENT,
+                (b"content-length", b"%d" % len(body)),
+                *((name.encode(), value.encode("latin-1")) for name, value in context.items()),
+            ],
+            stream=httpx.ByteStream(body),  # as `content` it would take httpx five times as long
             extensions={"timeout": self.timeouts},
         )
         request.headers.encoding = "latin-1"  # httpx would try others on every access
