@@ -376,7 +376,7 @@ def test_losing_producers_is_a_failover_then_a_refusal_and_losing_the_export_a_m
     two_clusters.compose("stop", "producer-a")
     assert pods(two_clusters, connection="fresh") == {"sample-producer-v1-central-b"}
     two_clusters.compose("stop", "producer-b")
-    assert two_clusters.ack()["outcome"] == "refused"
+    eventually(lambda: two_clusters.ack()["outcome"] == "refused")
     two_clusters.compose("stop", "clusterset-ip")
     assert two_clusters.ack()["outcome"] == "dns_nxdomain"
     two_clusters.compose("start", "producer-a", "producer-b", "clusterset-ip")
