@@ -15,16 +15,16 @@ JSON = (b"content-type", b"application/json")
 
 
 class MessageRoute(APIRoute):
-    """Calls `endpoint(message, request)` with a body that is a valid message, which saves a tenth of a call.
+    """Calls `endpoint(message, request)` with a body that is a valid message, which saves 48 µs of CPU.
 
     Any other request goes FastAPI's way as if nothing had been read, with a query, another content type, or a fault: so
     there is one place that says what is wrong. The first two parameters of the endpoint are a model and the request;
-    those after it come from the query, and have defaults. A route without a body is FastAPI's.
+    those after it come from the query, and have defaults. Without a body, or with dependencies, there is no short cut.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        if self.body_field is None:
+        if self.body_field is None or self.dependencies:
             return
         self.model: type[messages.Message] = self.body_field.field_info.annotation  # type: ignore[assignment]
         self.whole: ASGIApp = self.app

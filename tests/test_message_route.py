@@ -4,9 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from common.message_route import MessageRoute
+from common.messages import Message
+from common.problems import Refused, install
 from producer.routes import router
 from tests.servers import in_process, producer_app
 
@@ -105,3 +108,17 @@ async def test_a_bug_on_the_short_way_is_a_500_that_is_a_problem(monkeypatch: py
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["x-answered-by"] == "sample-producer"
+
+
+async def test_a_dependency_is_not_passed_by() -> None:
+    def forbidden() -> None:
+        raise Refused(403, [])
+
+    async def endpoint(message: Message, request: Request) -> Response:
+        raise AssertionError
+
+    app = FastAPI()
+    install(app)
+    app.router.routes.append(MessageRoute("/", endpoint, methods=["POST"], dependencies=[Depends(forbidden)]))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.post("/", json={"payload": "a"})).status_code == 403
