@@ -57,7 +57,7 @@ def test_the_producers_own_503_keeps_its_identity_and_shows_its_delay(producer: 
     hop = called("--response-code", "503", "--delay", "300", PRODUCER_URL=producer)
     assert (hop["outcome"], hop["statusCode"], hop["answeredBy"]["who"]) == ("http_error", 503, "producer")
     assert hop["producerMetadata"]["clusterName"] == "producer-cluster"
-    assert hop["phases"]["producerDelayMillis"] == pytest.approx(300, abs=60)
+    assert 300 <= hop["phases"]["producerDelayMillis"] < 900
     assert hop["diagnosis"]["severity"] == "warning"
 
 

@@ -161,7 +161,7 @@ def test_the_phases_are_a_table_and_a_waterfall_of_the_same_numbers(page: Page) 
     submit(page, delay="500")
     table = phases(page)
     assert table["TLS"] == "not taken"
-    assert float(table["Producer's delay"]) == pytest.approx(500, abs=100)
+    assert 500 <= float(table["Producer's delay"]) < 1500
     parts = [value for name, value in table.items() if name not in ("Wait", "Round trip") and value != "not taken"]
     assert sum(map(float, parts)) == pytest.approx(float(table["Round trip"]), abs=0.01)
     assert page.inner_text("[data-part=finding]").startswith("Longest: Producer's delay, ")
