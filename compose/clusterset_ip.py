@@ -5,11 +5,10 @@ Only producers that are ready get connections. While there is none it refuses, a
 
 import asyncio
 import contextlib
+import http.client
 import itertools
 import signal
-import socket
 import sys
-import urllib.request
 from asyncio import StreamReader, StreamWriter
 
 PORT = 8080
@@ -56,12 +55,16 @@ async def serve(producers: list[str]) -> None:
 
 
 def ready_address(producer: str) -> str | None:
+    connection = http.client.HTTPConnection(producer, PORT, timeout=1)
     try:
-        address = socket.gethostbyname(producer)
-        with urllib.request.urlopen(f"http://{address}:{PORT}/actuator/health/readiness", timeout=1):
-            return address
-    except OSError:
+        connection.connect()
+        address: str = connection.sock.getpeername()[0]
+        connection.request("GET", "/actuator/health/readiness")
+        return address if connection.getresponse().status == 200 else None
+    except (OSError, http.client.HTTPException):
         return None
+    finally:
+        connection.close()
 
 
 async def pipe(source: StreamReader, sink: StreamWriter) -> None:
