@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-from tests.processes import CENTRAL, QUIET, ROOT, WEST, free_port
+from tests.processes import CENTRAL, QUIET, ROOT, WEST, cpu_seconds_of, free_port, memory_of
 
 COMPARED = Path(__file__).parent / "compared"
 MESSAGE = '{"id": "1", "payload": "test"}'
@@ -38,13 +38,13 @@ class Program:
 
     def cpu_seconds(self) -> float:
         """The user and system time it has taken so far."""
-        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        assert self.process is not None
+        return cpu_seconds_of(self.process)
 
     def memory(self) -> float:
         """Resident now, in MiB."""
-        lines = Path(f"/proc/{self.process}/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+        assert self.process is not None
+        return memory_of(self.process) / 2**20
 
 
 @contextmanager

@@ -8,13 +8,12 @@ they were started, and how much the process grew between its second second and i
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
 from caller.runs import Done, Event, Summary, Tick
-from tests.processes import PRODUCER, QUIET, ROOT, running
+from tests.processes import PRODUCER, QUIET, ROOT, memory_of, running
 
 RATE = 1000
 SECONDS = 10
@@ -69,15 +68,9 @@ def measure(url: str, connection: str, rate: int = RATE, seconds: int = SECONDS)
             if isinstance(event, Done):
                 done = event
             elif isinstance(event, Tick) and event.progress.elapsed_seconds >= FULL_GROWN_SECONDS:
-                kilobytes.append(resident(process.pid))
+                kilobytes.append(memory_of(process.pid) // 1024)
     assert done is not None, f"the run ended with {process.returncode}"
     return Schedule(rate * seconds, done.summary, kilobytes)
-
-
-def resident(process: int) -> int:
-    """KB of memory."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ in JSON, and a delay that keeps them open.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
 
-from tests.processes import CALLER, PRODUCER, Service, running
+from tests.processes import CALLER, PRODUCER, Service, cpu_seconds_of, running
 
 IDLE_SECONDS = 30.0
 AT_ONCE = 64
@@ -26,27 +25,14 @@ LARGEST = "\x01" * 65_536
 """Six bytes a character in JSON."""
 
 
-def memory(service: Service) -> tuple[float, float]:
-    """Now and at most so far, in MiB."""
-    with open(f"/proc/{service.process.pid}/status") as status:
-        fields = dict(line.split(":", 1) for line in status)
-    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
-
-
-def cpu_seconds(service: Service) -> float:
-    with open(f"/proc/{service.process.pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def measured(what: str, services: list[tuple[str, Service]], work: Callable[[], Awaitable[int]]) -> None:
-    before = [cpu_seconds(service) for _, service in services]
+    before = [cpu_seconds_of(service.process.pid) for _, service in services]
     started = time.monotonic()
     calls = await work()
     elapsed = time.monotonic() - started
     for (name, service), earlier in zip(services, before, strict=True):
-        cores = (cpu_seconds(service) - earlier) / elapsed
-        now, most = memory(service)
+        cores = (cpu_seconds_of(service.process.pid) - earlier) / elapsed
+        now, most = service.memory() / 2**20, service.memory("VmHWM") / 2**20
         rate = f", {calls / elapsed:.0f} calls/s" if calls else ""
         print(f"{what:22} {name:9} {now:5.0f} MiB, at most {most:5.0f} MiB, {cores:.3f} cores{rate}")
 

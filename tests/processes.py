@@ -57,8 +57,7 @@ class Service:
 
     def memory(self, field: str = "VmRSS") -> int:
         """In bytes, as the kernel counts: `VmRSS` now, `VmHWM` at most since the start or since `forget_peak`."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+        return memory_of(self.process.pid, field)
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
@@ -71,6 +70,18 @@ class Service:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout)
+
+
+def memory_of(process: int, field: str = "VmRSS") -> int:
+    """In bytes, from /proc/PID/status (proc(5))."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def cpu_seconds_of(process: int) -> float:
+    """The user and system time that it has taken so far, from /proc/PID/stat (proc(5))."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
@@ -301,19 +300,19 @@ def test_hanging_up_cuts_the_calls_that_are_open(caller: Service) -> None:
     message = {**MESSAGE, "delay": 30_000}
     with started(caller, {**LONG, "message": message, "timeoutSeconds": 60}) as events:
         assert isinstance(next(events), Tick)
-        sockets = open_files(caller)
+        sockets = caller.open_files()
     wait_until(lambda: active(caller) == 0, 0.5)
-    wait_until(lambda: open_files(caller) <= sockets - 8, 1)
+    wait_until(lambda: caller.open_files() <= sockets - 8, 1)
 
 
 def test_a_thousand_hang_ups_leave_nothing_behind(producer: Service) -> None:
     with running(CALLER, PRODUCER_URL=producer.url, RUN_MAX_ACTIVE="50", LOG_FORMAT="json") as caller:
         ran(caller, {"message": MESSAGE, "rate": 50, "count": 10})
-        before = open_files(caller)
+        before = caller.open_files()
         with ThreadPoolExecutor(20) as pool:
             assert sum(pool.map(lambda number: hang_up(caller, number), range(1000))) == 1000
         wait_until(lambda: active(caller) == 0)
-        wait_until(lambda: open_files(caller) <= before)
+        wait_until(lambda: caller.open_files() <= before)
         quiet = calls_to(producer)
         time.sleep(0.5)
         assert calls_to(producer) == quiet
@@ -340,15 +339,6 @@ def hang_up(caller: Service, number: int) -> bool:
         if number % 2:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return True
-
-
-def open_files(service: Service) -> int:
-    return len(os.listdir(f"/proc/{service.process.pid}/fd"))
-
-
-def resident_kilobytes(service: Service) -> int:
-    with open(f"/proc/{service.process.pid}/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
 
 
 async def test_hang_ups_leave_no_task() -> None:
@@ -395,10 +385,10 @@ def unread(caller: Service, body: dict[str, Any]) -> Iterator[socket.socket]:
 
 def test_a_reader_that_reads_slowly_does_not_slow_the_run(caller: Service) -> None:
     wait_until(lambda: active(caller) == 0)
-    before = resident_kilobytes(caller)
+    before = caller.memory() // 1024
     with unread(caller, FLAPPING) as connection:
         time.sleep(3)
-        grown = resident_kilobytes(caller) - before
+        grown = caller.memory() // 1024 - before
         received = b""
         while chunk := connection.recv(65_536):
             received += chunk
