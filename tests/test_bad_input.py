@@ -176,6 +176,15 @@ def test_what_could_be_read_in_two_ways_is_400_and_the_end(service: Service, sha
     assert "smuggled" not in service.output
 
 
+@pytest.mark.parametrize(("hosts", "count"), [(b"", 0), (b"host: x\r\nHost: y\r\n", 2)])
+def test_the_refusal_says_how_many_hosts_there_are(service: Service, hosts: bytes, count: int) -> None:
+    with connection_to(service) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + hosts + b"\r\n")
+        reply = reply_on(connection)
+    assert (reply.status, reply.headers["content-type"]) == (400, "application/problem+json")
+    assert json.loads(reply.body)["detail"] == f"a request has one Host header; this one has {count}"
+
+
 CODINGS = {
     "compressed chunks": b"transfer-encoding: gzip, chunked\r\n",
     "compressed chunks in two headers": b"transfer-encoding: gzip\r\n" + CHUNKED,

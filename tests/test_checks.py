@@ -339,8 +339,8 @@ async def test_clocks_that_differ_are_a_warning_with_the_sign_and_the_size(ahead
     clock = step(report, "clock")
     assert clock["verdict"] == verdict
     said, error = (float(word) for word in clock["evidence"].split() if word.strip("+-").replace(".", "").isdigit())
-    assert said == pytest.approx(ahead * 1000, abs=500)
-    assert 0 <= error < 500
+    assert said == pytest.approx(ahead * 1000, abs=100)
+    assert 0 <= error < 100
 
 
 @pytest.mark.parametrize("clock", ["", "soon", "nan", "inf", "1e999"])

@@ -182,7 +182,7 @@ async def test_swallowed_syns_are_a_connect_timeout_in_the_set_time() -> None:
         hop = await hop_to(address, connect_timeout_seconds=0.3)
     assert (hop.outcome, hop.status_code) == (Outcome.CONNECT_TIMEOUT, 504)
     assert 250 < hop.round_trip_time_millis < 1500
-    assert hop.phases.connect_millis == pytest.approx(hop.round_trip_time_millis, rel=0.5)
+    assert hop.phases.connect_millis == pytest.approx(hop.round_trip_time_millis, abs=50)
 
 
 async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -385,7 +385,7 @@ async def test_the_injected_delay_is_told_from_the_network(pair: ProducerClient)
     hop = await pair.call(Message(payload="test", delay=300), pair.settings.producer_url)
     assert 300 <= (hop.phases.producer_delay_millis or 0) < 900
     assert hop.phases.producer_work_millis is not None
-    assert hop.phases.producer_work_millis < 250
+    assert hop.phases.producer_work_millis < 100
     assert hop.phases.network_millis is not None
     assert hop.phases.network_millis < 100
     assert hop.fault_applied is True

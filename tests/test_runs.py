@@ -172,10 +172,10 @@ async def test_started_comes_first_and_ticks_every_500_ms_and_at_the_end_and_don
     assert result.events[0] == Started(run=run.spec)
     assert [type(event) for event in result.events[1:]] == [Tick, Tick, Tick, Tick, Done]
     ticks = [event.progress for event in result.events if isinstance(event, Tick)]
-    assert [tick.elapsed_seconds for tick in ticks] == pytest.approx([0.5, 1, 1.5, 1.8], abs=0.3)
+    assert [tick.elapsed_seconds for tick in ticks] == pytest.approx([0.5, 1, 1.5, 1.8], abs=0.15)
     for tick in ticks:
-        assert tick.sent == pytest.approx(tick.elapsed_seconds * 40, abs=12)
-        assert tick.rate == pytest.approx(tick.sent / tick.elapsed_seconds, abs=6)
+        assert tick.sent == pytest.approx(tick.elapsed_seconds * 40, abs=4)
+        assert tick.rate == pytest.approx(40, abs=6)
         assert tick.sent == tick.done + tick.in_flight
 
 
@@ -401,7 +401,7 @@ async def test_a_gap_that_lasts_until_the_end_has_nobody_after_it() -> None:
     assert gap.after is None
     assert gap.before is not None
     assert gap.before.pod == "pod-e"
-    assert gap.at_seconds + gap.millis / 1000 == pytest.approx(result.summary.elapsed_seconds, abs=0.3)
+    assert gap.at_seconds + gap.millis / 1000 == pytest.approx(result.summary.elapsed_seconds, abs=0.05)
     assert gap.calls_lost == result.summary.failures > 10
 
 
@@ -410,7 +410,7 @@ async def test_a_run_that_nobody_answers_is_one_gap_from_start_to_end() -> None:
         summary = (await ran(run_of(client, rate=50, count=20))).summary
     [gap] = summary.gaps
     assert (gap.at_seconds, gap.calls_lost, gap.before, gap.after) == (0, 20, None, None)
-    assert gap.millis == pytest.approx(summary.elapsed_seconds * 1000, abs=200)
+    assert gap.millis == pytest.approx(summary.elapsed_seconds * 1000, abs=20)
 
 
 async def test_gaps_of_two_targets_do_not_mix() -> None:
@@ -677,8 +677,8 @@ async def test_stop_ends_a_run_early_with_its_reason_and_its_summary() -> None:
         await stopper
         run.stop("more than enough")
     assert (result.done.ended, result.done.reason) == ("stopped", "enough")
-    assert 0.55 < result.summary.elapsed_seconds < 1.6
-    assert 10 < result.summary.sent == result.summary.done < 80
+    assert result.summary.elapsed_seconds == pytest.approx(0.6, abs=0.25)
+    assert result.summary.sent == result.summary.done == pytest.approx(30, abs=12)
     assert run.stop_reason == "enough", "the first reason is the reason"
 
 
