@@ -21,7 +21,7 @@ demo: setup  ## Run a caller and two producers here; Ctrl-C stops them
 	@$(BIN)/python demo.py
 
 two-clusters: setup  ## Two clusters on this machine, to break and repair by hand; needs root
-	@$(BIN)/python -m tests.two_clusters
+	@$(BIN)/python -m lab
 
 test: setup  ## Run all tests (WORKERS=1: one after the other)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/test_containers.py

@@ -15,14 +15,14 @@ import aiohttp
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from caller.metrics import HopMetrics
-from caller.producer_client import ProducerClient
+from caller.hop.client import ProducerClient
+from caller.hop.metrics import HopMetrics
 from caller.settings import Settings
 from caller.target import parse_target
 from common import garbage
 from common.cluster import Identity
 from common.messages import Message
-from tests.processes import PRODUCER, running
+from lab.processes import PRODUCER, running
 
 AT_ONCE = 32
 CALLS = 2000

@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-from tests.processes import CENTRAL, QUIET, ROOT, WEST, cpu_seconds_of, free_port, memory_of
+from lab.processes import CENTRAL, QUIET, ROOT, WEST, cpu_seconds_of, free_port, memory_of
 
 COMPARED = Path(__file__).parent / "compared"
 MESSAGE = '{"id": "1", "payload": "test"}'

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from caller.runs import Done, Event, Summary, Tick
-from tests.processes import PRODUCER, QUIET, ROOT, memory_of, running
+from caller.run.engine import Done, Event, Summary, Tick
+from lab.processes import PRODUCER, QUIET, ROOT, memory_of, running
 
 RATE = 1000
 SECONDS = 10

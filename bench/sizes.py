@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.processes import CALLER, PRODUCER, Service, cpu_seconds_of, running
+from lab.processes import CALLER, PRODUCER, Service, cpu_seconds_of, running
 
 IDLE_SECONDS = 30.0
 AT_ONCE = 64

@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tests.processes import CALLER, PRODUCER, READY_SECONDS, Service, start
+from lab.processes import CALLER, PRODUCER, READY_SECONDS, Service, start
 
 STARTS = 7
 IMPORTS = "import fastapi, uvicorn, aiohttp"

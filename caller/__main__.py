@@ -11,7 +11,7 @@ def main() -> None:
     status = 0 if sys.argv[1:2] == ["serve"] else 128 + signal.SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
     garbage.pause()  # until `serve` or `run` is ready; the other commands are soon over
-    from caller.cli import app
+    from caller.cli.app import app
 
     app(prog_name="sample-caller")
 

@@ -7,16 +7,16 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from caller.checks import Preflight
-from caller.metrics import HopMetrics, RunMetrics
-from caller.producer_client import ProducerClient
-from caller.routes import router
-from caller.run_routes import Runs
-from caller.run_routes import router as run_router
-from caller.runs import EVENT_KINDS
+from caller.api.messages import router
+from caller.api.runs import Runs
+from caller.api.runs import router as run_router
+from caller.check.steps import Preflight
+from caller.hop.client import ProducerClient
+from caller.hop.metrics import HopMetrics, RunMetrics
+from caller.run.engine import EVENT_KINDS
 from caller.settings import Settings
 from common.lifecycle import Lifecycle
-from common.middleware import SecurityHeaders
+from common.middleware.observe import SecurityHeaders
 from common.problems import add_schemas
 from common.service import Service
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
     async def opened() -> AsyncIterator[dict[str, Any]]:
         spans = None
         if service.tracing:
-            from caller.hop_span import HopSpans
+            from caller.hop.span import HopSpans
 
             spans = HopSpans(service.tracing)
         async with ProducerClient.opened(settings, service.identity, metrics, spans) as client:

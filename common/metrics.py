@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from common.cluster import Identity
 from common.lifecycle import Lifecycle
-from common.middleware import LoadLimit
+from common.middleware.observe import LoadLimit
 from common.resource import resource_attributes
 
 

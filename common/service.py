@@ -15,7 +15,7 @@ from common.cluster import Identity
 from common.lifecycle import Lifecycle
 from common.messages import Message
 from common.metrics import ServiceMetrics, process_metrics
-from common.middleware import BodyLimit, Draining, LoadLimit, Observe
+from common.middleware.observe import BodyLimit, Draining, LoadLimit, Observe
 from common.problems import FieldError, Refused
 from common.settings import ServiceSettings
 

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common import __version__
 from common.cluster import Identity
-from common.middleware import UNOBSERVED
+from common.middleware.observe import UNOBSERVED
 from common.resource import resource_attributes
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,15 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from caller.causes import ANY, TABLE, Row
-from caller.metrics import HopMetrics, RunMetrics
-from caller.outcome import Outcome
+from caller.explain.causes import ANY, TABLE, Row
+from caller.hop.metrics import HopMetrics, RunMetrics
+from caller.hop.outcome import Outcome
 from caller.settings import Settings as CallerSettings
 from caller.target import NameKind
 from common.cluster import Identity
 from common.lifecycle import Lifecycle
 from common.metrics import ServiceMetrics, process_metrics
-from common.middleware import LoadLimit, Observe
+from common.middleware.observe import LoadLimit, Observe
 from common.settings import ServiceSettings
 from observability.dashboard import dashboard
 from producer.settings import Settings as ProducerSettings

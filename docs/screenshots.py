@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.browser import chromium, fill, opened, show, submit
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, free_port, running
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, free_port, running
+from tests.support.browser import chromium, fill, opened, show, submit
 
 IMAGES = Path(__file__).parent / "images"
 CALLER_POD = WEST | {"POD_NAME": "sample-caller-v1-5f6d8c9b7-qwert"}

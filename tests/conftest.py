@@ -4,9 +4,9 @@ from collections.abc import Generator, Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import chromium
-from tests.processes import WEST
-from tests.two_clusters.lab import Lab, for_tests, missing
+from lab.lab import Lab, for_tests, missing
+from lab.processes import WEST
+from tests.support.browser import chromium
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tests.processes import CALLER, PRODUCER, Service, running
+from lab.processes import CALLER, PRODUCER, Service, running
 
 JSON = {"content-type": "application/json"}
 BODY = b'{"payload":"a"}'

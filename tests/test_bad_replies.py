@@ -14,7 +14,7 @@ from functools import cache
 import httpx
 import pytest
 
-from tests.processes import CALLER, Service, running
+from lab.processes import CALLER, Service, running
 
 MEGABYTE = 1_000_000
 Lie = Callable[[str], Iterable[bytes]]

@@ -13,8 +13,8 @@ from bench.compare import Round, Rounds, ratios
 from bench.plot import Panel, svg
 from bench.programs import BARE, CALLER, ECHO, PRODUCER, PROXY, SMALLEST, STOCK
 from bench.wrk import Load
-from tests.processes import PRODUCER as PRODUCER_MODULE
-from tests.processes import ROOT, running
+from lab.processes import PRODUCER as PRODUCER_MODULE
+from lab.processes import ROOT, running
 
 ROWS = (
     "calls/s of `POST /caller/messages`, 64 at once",

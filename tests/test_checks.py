@@ -15,19 +15,7 @@ import pytest
 import trustme
 
 from common import __version__
-from tests.processes import Service
-from tests.servers import (
-    Handler,
-    caller_app,
-    http_reply,
-    in_process,
-    listening,
-    producing,
-    read_request,
-    replying,
-    serving,
-)
-from tests.two_clusters.lab import (
+from lab.lab import (
     CLUSTER_DNS,
     CLUSTER_NAME,
     CLUSTER_SET_IP,
@@ -38,6 +26,18 @@ from tests.two_clusters.lab import (
     NDOTS_2,
     NDOTS_5,
     Lab,
+)
+from lab.processes import Service
+from tests.support.servers import (
+    Handler,
+    caller_app,
+    http_reply,
+    in_process,
+    listening,
+    producing,
+    read_request,
+    replying,
+    serving,
 )
 
 STEPS = ["dns", "tcp", "tls", "http", "identity", "crossing", "version", "clock"]

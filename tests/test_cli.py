@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
-from tests.terminals import run_on_a_terminal
-from tests.two_clusters.lab import CLUSTER_NAME, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
+from lab.lab import CLUSTER_NAME, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
+from lab.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
+from tests.support.terminals import run_on_a_terminal
 
 
 def cli(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:

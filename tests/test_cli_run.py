@@ -17,10 +17,10 @@ from hdrh.histogram import HdrHistogram
 from pydantic import TypeAdapter
 from typer.testing import CliRunner, Result
 
-from caller.cli import app
-from caller.runs import Done, Event, Started, Summary, Tick
-from tests.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
-from tests.terminals import run_on_a_terminal
+from caller.cli.app import app
+from caller.run.engine import Done, Event, Started, Summary, Tick
+from lab.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
+from tests.support.terminals import run_on_a_terminal
 from tests.test_cli import cli
 
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)

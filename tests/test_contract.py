@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers import caller_app, in_process, producer_app, producing, serving
+from tests.support.servers import caller_app, in_process, producer_app, producing, serving
 
 JSON = {"content-type": "application/json"}
 ORIGINAL_METADATA = {"clusterName", "clusterLocation", "hostName", "ipAddress", "zone", "region"}

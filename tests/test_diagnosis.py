@@ -18,13 +18,13 @@ from typing import Any, get_args
 import pytest
 import trustme
 
-from caller.causes import NOT_IN_A_CLUSTER, TABLE, Cause, Row, Sign
-from caller.diagnosis import Names, diagnose, filled, names_of, ranked, signs_of
-from caller.dns import Candidate, DnsAnswer, DnsReport, ResolvConf, SystemAnswer
-from caller.outcome import Diagnosis, Hop, Outcome
+from caller.explain.causes import NOT_IN_A_CLUSTER, TABLE, Cause, Row, Sign
+from caller.explain.diagnosis import Names, diagnose, filled, names_of, ranked, signs_of
+from caller.explain.dns import Candidate, DnsAnswer, DnsReport, ResolvConf, SystemAnswer
+from caller.hop.outcome import Diagnosis, Hop, Outcome
 from caller.target import NameKind, Target, parse_target
 from common.messages import ClusterMetadata, Message
-from tests.servers import calling, listening, producing, replying
+from tests.support.servers import calling, listening, producing, replying
 
 EXPORTED = parse_target("http://sample-producer.istio-apps.svc.clusterset.local:8080")
 OF_KIND: dict[NameKind, Target] = {

@@ -16,11 +16,19 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from caller.dns import GOOD_SECONDS, Lookups, ResolvConf, ask, candidate_names, in_hosts_file, read_resolv_conf, report
+from caller.explain.dns import (
+    GOOD_SECONDS,
+    Lookups,
+    ResolvConf,
+    ask,
+    candidate_names,
+    in_hosts_file,
+    read_resolv_conf,
+    report,
+)
 from caller.target import parse_target
-from tests.processes import Service
-from tests.two_clusters.dns import Query
-from tests.two_clusters.lab import (
+from lab.dns import Query
+from lab.lab import (
     CLUSTER_DNS,
     CLUSTER_IP,
     CLUSTER_NAME,
@@ -35,6 +43,7 @@ from tests.two_clusters.lab import (
     for_tests,
     missing,
 )
+from lab.processes import Service
 
 FRESH = {"payload": "ping", "connection": "fresh"}
 CONTROL = "kubernetes.default.svc.cluster.local"

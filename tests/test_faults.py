@@ -2,7 +2,7 @@ import pytest
 
 from common.messages import ClusterMetadata, Message, Only
 from producer.faults import Faults, matches
-from tests.servers import in_process, producer_app
+from tests.support.servers import in_process, producer_app
 
 HERE = ClusterMetadata(cluster_name="gke-2", zone="us-central1-b", pod_name="pod-1")
 

@@ -19,12 +19,13 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
+from caller.api.messages import router as caller_router
+from caller.api.runs import router as run_router
 from caller.app import BROWSER_HEADERS
-from caller.routes import router as caller_router
-from caller.run_routes import router as run_router
 from caller.settings import Settings
+from lab.processes import ROOT
 from producer.routes import router as producer_router
-from tests.documents import (
+from tests.support.documents import (
     DOCUMENTS,
     Block,
     Command,
@@ -36,7 +37,7 @@ from tests.documents import (
     named,
     prose,
 )
-from tests.known_commands import (
+from tests.support.known_commands import (
     FLAGS_TABLE,
     check,
     check_cli,
@@ -49,8 +50,7 @@ from tests.known_commands import (
     known_gcloud,
     tree_of_table,
 )
-from tests.manifests import validate
-from tests.processes import ROOT
+from tests.support.manifests import validate
 
 GUIDE = ROOT / "docs" / "gke.md"
 SECURITY = ROOT / "SECURITY.md"
@@ -105,7 +105,7 @@ def parsed_by_gcloud(lines: list[tuple[str, ...]], config: Path) -> str:
         return ""
     environment = {**os.environ, "CLOUDSDK_CONFIG": str(config), "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false"}
     asked = subprocess.run(
-        [sys.executable, "-m", "tests.gcloud_parser", folder / "lib"],
+        [sys.executable, "-m", "tests.support.gcloud_parser", folder / "lib"],
         input=json.dumps(lines),
         capture_output=True,
         text=True,

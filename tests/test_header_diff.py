@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from caller.header_diff import header_diff
+from caller.explain.header_diff import header_diff
 from common.messages import Headers
-from tests.servers import Handler, caller_app, in_process, listening, producer_app, producing, serving
+from tests.support.servers import Handler, caller_app, in_process, listening, producer_app, producing, serving
 
 RequestHeaders = list[tuple[str, str]]
 SECRET = "0f8a-do-not-show"

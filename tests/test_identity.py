@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from common.cluster import Identity, metadata_from, region_of
 from common.messages import ClusterMetadata
 from common.settings import ServiceSettings
-from tests.servers import in_process, listening, producer_app, serving
+from tests.support.servers import in_process, listening, producer_app, serving
 
 DOCUMENT = {
     "instance": {

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 import trustme
 
-from caller.check import Check
-from caller.cluster_checks import api_server_check, cluster_checks
-from caller.kubernetes import ANSWER_SECONDS, MOST_BYTES, EndpointSliceList, ServiceImport, look
-from caller.outcome import Hop, Outcome
+from caller.check.cluster import api_server_check, cluster_checks
+from caller.check.kubernetes import ANSWER_SECONDS, MOST_BYTES, EndpointSliceList, ServiceImport, look
+from caller.check.model import Check
+from caller.hop.outcome import Hop, Outcome
 from caller.settings import Settings
 from caller.target import Target, parse_target
 from common.messages import ClusterMetadata
-from tests.kubernetes_api import (
+from lab.lab import CLUSTER_SET_IP, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
+from tests.support.kubernetes_api import (
     GKE,
     KEP,
     NAMESPACE,
@@ -38,9 +39,8 @@ from tests.kubernetes_api import (
     service_import,
     settings_for,
 )
-from tests.servers import Handler, http_reply, listening, read_request, swallowing
+from tests.support.servers import Handler, http_reply, listening, read_request, swallowing
 from tests.test_diagnosis import hop_of
-from tests.two_clusters.lab import CLUSTER_SET_IP, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
 
 EXPORTED = parse_target("http://sample-producer.istio-apps.svc.clusterset.local:8080")
 LOCAL_NAME = parse_target("http://sample-producer.istio-apps.svc.cluster.local:8080")
@@ -615,7 +615,7 @@ def cluster_of(lab: Lab, folder: Path) -> Iterator[Cluster]:
         *lab.caller_cluster.prefix,
         sys.executable,
         "-m",
-        "tests.kubernetes_api",
+        "tests.support.kubernetes_api",
         str(folder),
         address,
         str(port),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.processes import ROOT
+from lab.processes import ROOT
 
 
 def imports(folder: str) -> set[str]:

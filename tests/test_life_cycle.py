@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import CALLER, CENTRAL, PRODUCER, Service, free_port, running, start
+from lab.processes import CALLER, CENTRAL, PRODUCER, Service, free_port, running, start
 
 
 def post(url: str, service: str, **message: object) -> httpx.Response:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.processes import CALLER, PRODUCER, ROOT, Service, running
+from lab.processes import CALLER, PRODUCER, ROOT, Service, running
 
 CLIENTS = 2000
 MAX_IN_FLIGHT = 1000
@@ -193,7 +193,7 @@ class Soaked(NamedTuple):
 @pytest.fixture(scope="module")
 def soaked() -> tuple[Soaked, Soaked]:
     """The caller's client and a producer at the same time, each with a core."""
-    command = [sys.executable, "-m", "tests.soak", *map(str, (FEW_CALLS, MANY_CALLS, SOAK_SECONDS))]
+    command = [sys.executable, "-m", "tests.support.soak", *map(str, (FEW_CALLS, MANY_CALLS, SOAK_SECONDS))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as soaking:
         try:
             producer = soaked_producer()

@@ -11,7 +11,7 @@ import pytest
 
 from caller.settings import Settings as CallerSettings
 from common.server import KEEP_ALIVE_SECONDS
-from tests.manifests import (
+from tests.support.manifests import (
     COMPONENTS,
     K8S,
     PLACES,

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from starlette.types import ASGIApp
 
+from caller.hop.wire import IDLE_SECONDS
 from caller.settings import Settings as CallerSettings
-from caller.trace import IDLE_SECONDS
 from common import __version__
 from common.settings import ServiceSettings
 from producer.settings import Settings as ProducerSettings
-from tests.manifests import (
+from tests.support.manifests import (
     K8S,
     KUBERNETES_VERSIONS,
     OVERLAYS,
@@ -37,7 +37,7 @@ from tests.manifests import (
     validate,
     workloads,
 )
-from tests.servers import caller_app, in_process, producer_app
+from tests.support.servers import caller_app, in_process, producer_app
 
 SERVICES: dict[str, type[ServiceSettings]] = {"sample-caller": CallerSettings, "sample-producer": ProducerSettings}
 

@@ -11,7 +11,7 @@ from common.message_route import MessageRoute
 from common.messages import Message
 from common.problems import Refused, install
 from producer.routes import router
-from tests.servers import in_process, producer_app
+from tests.support.servers import in_process, producer_app
 
 SHORT = {"content-type": "application/json"}
 WHOLE = {"content-type": "application/json; charset=utf-8"}

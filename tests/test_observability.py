@@ -15,9 +15,9 @@ import httpx
 import pytest
 import yaml
 
-from caller.outcome import Outcome
+from caller.hop.outcome import Outcome
+from lab.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
 from observability.dashboard import dashboard
-from tests.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
 
 FOLDER = ROOT / "observability"
 ALERTS = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]

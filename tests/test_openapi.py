@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.processes import CALLER, PRODUCER, running
+from lab.processes import CALLER, PRODUCER, running
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from caller.outcome import Hop, Outcome
-from caller.producer_client import ProducerClient
+from caller.hop.client import ProducerClient
+from caller.hop.outcome import Hop, Outcome
 from common.messages import Message
-from tests.processes import free_port
-from tests.servers import calling, http_reply, listening, producing, read_request, replying, swallowing
+from lab.processes import free_port
+from tests.support.servers import calling, http_reply, listening, producing, read_request, replying, swallowing
 
 MESSAGE = Message(payload="test")
 PHASES = ("dns_millis", "connect_millis", "tls_millis", "send_millis", "wait_millis", "body_millis")

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import (
+from lab.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
+from tests.support.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
     entries,
@@ -22,7 +23,6 @@ from tests.browser import (
     unfold,
     verdict,
 )
-from tests.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
 
 STATIC = ROOT / "caller" / "static"
 METADATA_LABELS = [

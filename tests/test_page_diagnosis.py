@@ -9,7 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import (
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
+from tests.support.browser import (
     FORMATS,
     INSECURE,
     assert_fits_and_is_accessible,
@@ -20,7 +21,6 @@ from tests.browser import (
     submit,
     unfold,
 )
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
 EXPORTED = "sample-producer.istio-apps.svc.clusterset.local"
 INNER = "sample-producer.istio-apps.svc.cluster.local"

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from tests.browser import (
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, running
+from tests.support.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
     marks,
@@ -17,7 +18,6 @@ from tests.browser import (
     submit,
     unfold,
 )
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, running
 
 OWN_ID = "an id of the proxy"
 LONG = "m" * 3_000

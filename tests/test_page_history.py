@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import (
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
+from tests.support.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
     marks,
@@ -18,7 +19,6 @@ from tests.browser import (
     submit,
     verdict,
 )
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
 KEY = "sample-caller-history"
 

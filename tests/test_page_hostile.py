@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import (
+from lab.processes import CALLER, WEST, Service, running
+from tests.support.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
     entries,
@@ -19,7 +20,6 @@ from tests.browser import (
     submit,
     unfold,
 )
-from tests.processes import CALLER, WEST, Service, running
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script></title>"
 OVERRIDE = "us-central1\u202egnp.\u2066x\u200b\ufeff"

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import (
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
+from tests.support.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
     entries,
@@ -21,7 +22,6 @@ from tests.browser import (
     unfold,
     verdict,
 )
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
 SHAPES = {"pass": "✓", "warn": "▲", "fail": "✕", "skip": "○"}
 

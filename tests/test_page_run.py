@@ -9,7 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser import (
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
+from tests.support.browser import (
     FORMATS,
     assert_fits_and_is_accessible,
     entries,
@@ -22,7 +23,6 @@ from tests.browser import (
     unfold,
     verdict,
 )
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
 
 SHORT = {"message": {"payload": ""}, "rate": 20, "durationSeconds": 1}
 

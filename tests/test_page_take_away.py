@@ -11,8 +11,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import INSECURE, header_table, opened, run, show, submit, verdict
-from tests.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
+from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, Service, free_port, running
+from tests.support.browser import INSECURE, header_table, opened, run, show, submit, verdict
 
 BUTTONS = ["Copy link", "Copy as curl", "Copy report", "Download JSON"]
 MOST_BYTES = 100_000

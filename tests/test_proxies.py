@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from caller.outcome import Hop, Outcome
+from caller.hop.outcome import Hop, Outcome
 from common.messages import Message
-from tests.processes import free_port
-from tests.servers import calling, http_reply, listening, producing, replying
+from lab.processes import free_port
+from tests.support.servers import calling, http_reply, listening, producing, replying
 
 MESSAGE = Message(payload="test")
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")

@@ -16,10 +16,10 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from caller.runs import Done, Event, GapClosed, Started, Tick
+from caller.run.engine import Done, Event, GapClosed, Started, Tick
 from common.problems import Problem
-from tests.processes import CALLER, CENTRAL, PRODUCER, Service, running
-from tests.servers import caller_app, in_process, producing, serving
+from lab.processes import CALLER, CENTRAL, PRODUCER, Service, running
+from tests.support.servers import caller_app, in_process, producing, serving
 
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 MESSAGE = {"payload": "test"}

@@ -15,11 +15,10 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 
-from caller.merge import merged
-from caller.metrics import RunMetrics
-from caller.outcome import Outcome
-from caller.producer_client import ProducerClient
-from caller.runs import (
+from caller.hop.client import ProducerClient
+from caller.hop.metrics import RunMetrics
+from caller.hop.outcome import Outcome
+from caller.run.engine import (
     LONGEST_MICROS,
     MOST_NAMES,
     Done,
@@ -45,11 +44,12 @@ from caller.runs import (
     record,
     running,
 )
+from caller.run.merge import merged
 from common.lifecycle import Lifecycle
 from common.messages import Message
-from tests.processes import PRODUCER, free_port
-from tests.processes import running as running_process
-from tests.servers import calling, producer_app, producing, serving
+from lab.processes import PRODUCER, free_port
+from lab.processes import running as running_process
+from tests.support.servers import calling, producer_app, producing, serving
 
 EAST = {"cluster_name": "east", "zone": "us-east1-b", "pod_name": "pod-e"}
 NORTH = {"cluster_name": "north", "zone": "us-north1-a", "pod_name": "pod-n"}

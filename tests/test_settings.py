@@ -6,7 +6,7 @@ import pytest
 
 from caller.settings import Settings as CallerSettings
 from caller.target import parse_target
-from tests.processes import ROOT
+from lab.processes import ROOT
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from common.settings import ServiceSettings
-from tests.manifests import container_of, of_kind, with_components
-from tests.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
+from lab.processes import CALLER, CENTRAL, PRODUCER, ROOT, WEST, Service, free_port, running
+from tests.support.manifests import container_of, of_kind, with_components
 
 TRACE_ID, BROWSER_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FROM_BROWSER = {

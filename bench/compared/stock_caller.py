@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
-from caller import producer_client
 from caller.__main__ import main
+from caller.hop import client
 
 
 def stock(_: Any) -> httpx.AsyncHTTPTransport:
@@ -13,5 +13,5 @@ def stock(_: Any) -> httpx.AsyncHTTPTransport:
 
 
 if __name__ == "__main__":
-    setattr(producer_client, "AiohttpTransport", stock)  # noqa: B010  (the type is another)
+    setattr(client, "AiohttpTransport", stock)  # noqa: B010  (the type is another)
     main()

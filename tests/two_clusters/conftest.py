@@ -2,8 +2,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.processes import Service
-from tests.two_clusters.lab import Lab
+from lab.lab import Lab
+from lab.processes import Service
 from tests.two_clusters.matrix import Matrix, lines_of, table
 
 

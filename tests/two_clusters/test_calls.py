@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Service
-from tests.two_clusters.dns import Query
-from tests.two_clusters.lab import (
+from lab.dns import Query
+from lab.lab import (
     CALLER_POD,
     CLUSTER_IP,
     CLUSTER_SET_IP,
@@ -26,6 +25,7 @@ from tests.two_clusters.lab import (
     Lab,
     pod_name,
 )
+from lab.processes import Service
 
 REUSE = {"payload": "ping", "connection": "reuse"}
 FRESH = {"payload": "ping", "connection": "fresh"}

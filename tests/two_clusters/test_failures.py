@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 import trustme
 
-from caller.dns import GOOD_SECONDS
-from tests.processes import Service
-from tests.test_proxies import CONNECT_ERROR
-from tests.two_clusters.lab import (
+from caller.explain.dns import GOOD_SECONDS
+from lab.lab import (
     CLUSTER_NAME,
     CLUSTER_SET_IP,
     CLUSTER_SET_NAME,
@@ -30,6 +28,8 @@ from tests.two_clusters.lab import (
     TTL,
     Lab,
 )
+from lab.processes import Service
+from tests.test_proxies import CONNECT_ERROR
 from tests.two_clusters.matrix import WIDTHS, Line, Matrix, table
 from tests.two_clusters.worlds import (
     AUTHORITY,

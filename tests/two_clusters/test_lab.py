@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import httpx
 import pytest
 
-from tests.processes import ROOT
-from tests.two_clusters.lab import PRODUCER_PODS, Lab
-from tests.two_clusters.leftovers import NAMES, NETNS, NETNS_CONF, pids_in, remove_leftovers, started_at
+from lab.lab import PRODUCER_PODS, Lab
+from lab.leftovers import NAMES, NETNS, NETNS_CONF, pids_in, remove_leftovers, started_at
+from lab.processes import ROOT
 
 FRESH = {"payload": "ping", "connection": "fresh"}
 UP_SECONDS = 40.0
@@ -43,10 +43,10 @@ def state() -> Iterator[Path]:
         yield Path(name)
 
 
-WHOLE = "from tests.two_clusters.lab import Lab; import os; lab = Lab(f'-{os.getpid()}').up(); lab.__enter__()"
+WHOLE = "from lab.lab import Lab; import os; lab = Lab(f'-{os.getpid()}').up(); lab.__enter__()"
 HALF = """
 import os, subprocess
-from tests.two_clusters.leftovers import claim
+from lab.leftovers import claim
 names = [f"caller-cluster-{os.getpid()}", f"producer-cluster-{os.getpid()}"]
 claim(names)
 subprocess.run(["ip", "netns", "add", names[0]], check=True)
@@ -116,7 +116,7 @@ def test_by_hand_it_shows_the_page_on_loopback_obeys_and_goes_away(state: Path) 
     with (
         said.open("w") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.two_clusters", suffix],
+            [sys.executable, "-m", "lab", suffix],
             cwd=ROOT,
             env={**os.environ, "PORT": "0"},
             stdin=subprocess.PIPE,

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.processes import Service
-from tests.two_clusters.lab import Lab, pod_name
+from lab.lab import Lab, pod_name
+from lab.processes import Service
 
 RATE = 100
 OLD = ("10.8.2.13", "10.8.2.14")

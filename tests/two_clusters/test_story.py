@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from caller.dns import GOOD_SECONDS
-from tests.two_clusters.cluster import Cluster
-from tests.two_clusters.lab import (
+from caller.explain.dns import GOOD_SECONDS
+from lab.cluster import Cluster
+from lab.lab import (
     CLUSTER_NAME,
     CLUSTER_SET_IP,
     CLUSTER_SET_URL,

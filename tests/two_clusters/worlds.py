@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.servers import http_reply
+from lab.lab import CLUSTER_SET_NAME, NDOTS_5, PRODUCER_PODS, Lab
+from tests.support.servers import http_reply
 from tests.test_proxies import NGINX, SIDECAR_HEADERS
-from tests.two_clusters.lab import CLUSTER_SET_NAME, NDOTS_5, PRODUCER_PODS, Lab
 
 World = Callable[[Lab], AbstractContextManager[Any]]
 

@@ -1,0 +1,225 @@
+"""From a hop to what it probably means: finds the row in the table of `causes.py` and fills it in."""
+
+import shlex
+from collections.abc import Iterator
+
+from caller.explain.causes import IN_CLUSTER, NOT_IN_A_CLUSTER, TABLE, Cause, Sign
+from caller.explain.dns import DnsAnswer, DnsReport, addresses_of, cluster_domain
+from caller.hop.outcome import DiagnosedCause, Diagnosis, Hop, Outcome
+from caller.target import Target
+from common.messages import LOCAL, ClusterMetadata, Message
+
+SLOW_DNS_MILLIS = 4500
+"""A lost query is asked again after 5 s (resolv.conf(5), `timeout`)."""
+
+ROWS = {outcome: [row for row in TABLE if outcome in row.outcomes] for outcome in Outcome}
+
+
+def diagnose(
+    hop: Hop,
+    target: Target,
+    message: Message,
+    *,
+    dns: DnsReport | None = None,
+    control: DnsAnswer | None = None,
+    last_seen: ClusterMetadata | None = None,
+    timeouts: tuple[float, float] = (2, 65),
+) -> Diagnosis | None:
+    """The row for this hop, filled in; None when there is nothing to say.
+
+    :param dns: the report on the target's name, if it was asked for.
+    :param control: the resolver's answer for a name that every cluster has.
+    :param last_seen: who answered the last successful call to this target, for the names in commands.
+    :param timeouts: to connect, and for the whole call, in seconds.
+    """
+    signs = set(signs_of(hop, target, message, dns, control, timeouts[1]))
+    for row in ROWS[hop.outcome]:
+        if target.kind in row.kinds and (row.sign is None or row.sign in signs):
+            names = Names(names_of(hop, target, message, last_seen, timeouts, control))
+            summary = row.summary.format_map(names.as_text)
+            if "not_in_a_cluster" in signs and target.kind != "other":
+                summary = f"{summary} {NOT_IN_A_CLUSTER}"
+            return Diagnosis(
+                severity=row.severity,
+                title=row.title,
+                summary=summary,
+                causes=[filled(cause, names) for cause in ranked(row.causes, signs)],
+            )
+    return None
+
+
+def ranked(causes: tuple[Cause, ...], signs: set[Sign]) -> list[Cause]:
+    """Causes whose sign was seen, then those that need none."""
+    return [cause for cause in causes if cause.sign in signs] + [cause for cause in causes if cause.sign is None]
+
+
+class Names:
+    """The values of one call: quoted for a shell in commands, as they are in sentences."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.as_text = values
+        self.quoted = {name: shlex.quote(value) for name, value in values.items()}
+
+
+def filled(cause: Cause, names: Names) -> DiagnosedCause:
+    return DiagnosedCause(
+        cause=cause.cause.format_map(names.as_text),
+        command=cause.command.format_map(names.quoted),
+        fix=cause.fix.format_map(names.quoted),  # some are commands
+        source=cause.source,
+    )
+
+
+def names_of(
+    hop: Hop,
+    target: Target,
+    message: Message,
+    last_seen: ClusterMetadata | None,
+    timeouts: tuple[float, float],
+    control: DnsAnswer | None = None,
+) -> dict[str, str]:
+    """The real names of a call. Contexts of kubectl are called as the clusters; the README's names where unknown."""
+    here = hop.caller_metadata
+    there = hop.producer_metadata or last_seen
+    own_namespace = here.namespace if here.namespace != LOCAL else "istio-apps"
+    caller = here.cluster_name if here.cluster_name != LOCAL else "caller-cluster"
+    producer = there.cluster_name if there and there.cluster_name != LOCAL else "producer-cluster"
+    if target.kind in IN_CLUSTER:
+        producer = caller
+    return {
+        "caller": caller,
+        "producer": producer,
+        "here": here.cluster_name if here.cluster_name != LOCAL else "the caller's cluster",
+        "namespace": target.namespace or own_namespace,
+        "service": target.service or "sample-producer",
+        "host": target.host,
+        "port": str(target.port),
+        "name": target.name,
+        "twin": target.twin or f"{target.service or 'sample-producer'}.{own_namespace}.svc.clusterset.local",
+        "peer": hop.connection.peer_address or ", ".join(hop.addresses) or target.host,
+        "peer_cluster": there.cluster_name if there and there.cluster_name != LOCAL else "the producer",
+        "proxy": hop.answered_by.name if hop.answered_by.name != "unknown" else "A proxy that does not say who it is",
+        "evidence": hop.answered_by.evidence,
+        "status": str(hop.status_code),
+        "error": hop.error or "",
+        "millis": f"{hop.phases.connect_millis or 0:.1f}",
+        "dns": f"{hop.phases.dns_millis or 0:.0f}",
+        "delay": str(message.delay),
+        "seconds": f"{timeouts[0] if hop.outcome is Outcome.CONNECT_TIMEOUT else timeouts[1]:g}",
+        "service_account": here.service_account,
+        "control": control.name if control else "kubernetes.default",
+    }
+
+
+def signs_of(
+    hop: Hop,
+    target: Target,
+    message: Message,
+    dns: DnsReport | None,
+    control: DnsAnswer | None,
+    call_timeout: float,
+) -> Iterator[Sign]:
+    yield from signs_of_reply(hop, message)
+    yield from signs_of_connection(hop, message, call_timeout)
+    if dns is not None:
+        yield from signs_of_dns(hop, dns, control)
+    if (hop.phases.dns_millis or 0) > SLOW_DNS_MILLIS:
+        yield "slow_dns"
+    if hop.crossing.cluster is False and target.kind == "clusterset.local":
+        yield "own_cluster"
+
+
+ENVOY_SIGNS: tuple[tuple[str, Sign], ...] = (
+    ("no healthy upstream", "no_healthy_upstream"),
+    ("certificate_verify_failed", "upstream_tls"),
+    ("tls error", "upstream_tls"),
+    ("tls_error", "upstream_tls"),
+    ("upstream connect error", "upstream_connect_error"),
+    ("upstream request timeout", "upstream_timeout"),
+    ("stream timeout", "upstream_timeout"),
+    ("rbac: access denied", "rbac"),
+    ("fault filter abort", "injected_by_mesh"),
+)
+"""Words of a proxy's body, in lower case, and what they are a sign of."""
+
+
+def signs_of_reply(hop: Hop, message: Message) -> Iterator[Sign]:
+    text = (hop.error or "").lower()
+    if hop.outcome is Outcome.HTTP_ERROR:
+        if hop.fault_applied and hop.status_code == message.response_code:
+            yield "fault_asked_for"
+        if "max_in_flight" in text:
+            yield "overloaded"
+        if "shutdown_seconds" in text:
+            yield "draining"
+        if hop.status_code in (413, 415, 422):
+            yield "input_refused"
+    if hop.outcome is Outcome.PROXY_ERROR:
+        yield from signs_of_proxy(hop, text)
+        if hop.answered_by.name in ("nginx", "Apache httpd", "HAProxy", "Traefik", "Caddy"):
+            yield "web_server"
+    if hop.outcome is Outcome.BAD_REPLY:
+        if "max_reply_bytes" in text:
+            yield "too_large"
+        if "text/html" in text:
+            yield "html"
+
+
+def signs_of_proxy(hop: Hop, text: str) -> Iterator[Sign]:
+    """A load balancer of Google is made of Envoys and uses their words; the mesh has no part in it."""
+    if "Google" in hop.answered_by.name:
+        yield "google"
+        return
+    found = [sign for words, sign in ENVOY_SIGNS if words in text]
+    if hop.status_code == 429:
+        found.append("rate_limited")
+    if "x-envoy-overloaded" in hop.returned_headers or "reset reason: overflow" in text:
+        found = ["circuit_broken"]
+    if "x-envoy-upstream-service-time" in hop.returned_headers:
+        found.append("passed_on")
+    yield from found
+    if not found and "Envoy" in hop.answered_by.name and hop.status_code in (404, 502, 503):
+        yield "envoy"
+
+
+def signs_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iterator[Sign]:
+    if hop.connection.reused:
+        yield "reused_connection"
+    if message.delay / 1000 >= call_timeout:
+        yield "delay_over_timeout"
+    if hop.outcome is Outcome.TLS_ERROR:
+        text = (hop.error or "").lower()
+        if "expired" in text or "not yet valid" in text:
+            yield "tls_expired"
+        if "mismatch" in text:
+            yield "tls_name"
+        if "issuer" in text or "self-signed" in text or "self signed" in text:
+            yield "tls_untrusted"
+        if "wrong_version_number" in text or "record_layer_failure" in text or "http_request" in text:
+            yield "tls_not_spoken"
+        if "timed out" in text:
+            yield "tls_silent"
+
+
+def signs_of_dns(hop: Hop, dns: DnsReport, control: DnsAnswer | None) -> Iterator[Sign]:
+    in_a_cluster = cluster_domain(dns.resolv_conf) is not None
+    if not in_a_cluster:
+        yield "not_in_a_cluster"
+    if dns.resolv_conf.error:
+        yield "no_resolver"
+    if in_a_cluster and control is not None and not control.addresses:
+        yield "control_failed"
+    rcodes = {answer.rcode for answer in dns.absolute}
+    others = {answer.rcode for candidate in dns.candidates for answer in candidate.answers}
+    if "NXDOMAIN" in rcodes and others & {"SERVFAIL", "REFUSED"}:
+        yield "masked_nxdomain"
+    if "TIMEOUT" in others:
+        yield "resolver_silent"
+    if others & {"SERVFAIL", "REFUSED", "NOTIMP", "ERROR"}:
+        yield "resolver_failed"
+    if addresses_of(dns.absolute) and dns.asked_at >= hop.started_at:
+        yield "name_exists_now"
+    if addresses_of(dns.absolute) and any((a.type, a.rcode) == ("AAAA", "TIMEOUT") for a in dns.absolute):
+        yield "aaaa_lost"
+    if addresses_of(dns.twin):
+        yield "exported_name_exists" if dns.host.endswith("svc.cluster.local") else "local_service_exists"

@@ -1,0 +1,156 @@
+"""The apps, and other side's misbehaviour, behind real sockets of loopback."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import uvicorn
+from asgi_lifespan import LifespanManager
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
+
+from caller.app import create_app as create_caller
+from caller.hop.client import ProducerClient
+from caller.hop.metrics import HopMetrics
+from caller.settings import Settings as CallerSettings
+from common.cluster import Identity
+from common.lifecycle import Lifecycle
+from producer.app import create_app as create_producer
+from producer.settings import Settings as ProducerSettings
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+WEST: dict[str, Any] = {"cluster_name": "caller-cluster", "cluster_location": "us-west1", "zone": "us-west1-a"}
+CENTRAL: dict[str, Any] = {
+    "cluster_name": "producer-cluster",
+    "cluster_location": "us-central1",
+    "zone": "us-central1-b",
+    "pod_name": "sample-producer-v1-0",
+}
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
+    """The app behind uvicorn on a free port; the URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", **options)
+    server = uvicorn.Server(config)
+    # Not `serve()`, which takes over the signals of the test run.
+    running = asyncio.create_task(server._serve())
+    while not server.started:
+        if running.done():
+            running.result()
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await running
+
+
+@asynccontextmanager
+async def producing(**settings: Any) -> AsyncIterator[str]:
+    """A real producer; its URL."""
+    async with serving(producer_app(**settings)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def in_process(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app without a socket."""
+    async with LifespanManager(app) as manager:
+        transport = httpx.ASGITransport(manager.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+
+
+def producer_app(**settings: Any) -> ASGIApp:
+    return create_producer(ProducerSettings(**({"gce_metadata_host": "none"} | CENTRAL | settings)), Lifecycle())
+
+
+def caller_app(*urls: str, **settings: Any) -> ASGIApp:
+    return create_caller(caller_settings(*urls, **settings), Lifecycle())
+
+
+def caller_settings(*urls: str, **settings: Any) -> CallerSettings:
+    first, *rest = urls
+    return CallerSettings(
+        gce_metadata_host="none", producer_url=first, compare_urls=",".join(rest), **(WEST | settings)
+    )
+
+
+@asynccontextmanager
+async def calling(*urls: str, **settings: Any) -> AsyncIterator[ProducerClient]:
+    """A client of the caller's own, without the server around it."""
+    chosen = caller_settings(*urls, **settings)
+    async with ProducerClient.opened(chosen, Identity(chosen), HopMetrics(CollectorRegistry())) as client:
+        yield client
+
+
+@asynccontextmanager
+async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A TCP server that does what the handler says; its host:port."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await server.wait_closed()
+
+
+def replying(reply: bytes) -> Handler:
+    """Read a whole request, answer with these bytes, close."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(reply)
+        await writer.drain()
+
+    return handler
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
+    )
+    return head + await reader.readexactly(length)
+
+
+def http_reply(status: str, headers: dict[str, str], body: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, f"content-length: {len(body.encode())}", "", body]).encode()
+
+
+@asynccontextmanager
+async def swallowing() -> AsyncIterator[str]:
+    """A port whose accept queue is full, so that the kernel drops further SYNs; its host:port."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    fillers = []
+    try:
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        await asyncio.sleep(0.05)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        for open_socket in (*fillers, listener):
+            open_socket.close()
