@@ -1,7 +1,7 @@
-"""All measurements in one run: `make bench`, or `python -m bench`; status 1 if a bar is missed by more than 10 %.
+"""All measurements in one run: `make bench` or `python -m bench`; status 1 if a target is not met by more than 10 %.
 
-Programs that run already are measured too: `BENCH_PEERS="whereami=http://127.0.0.1:8090/,…"`, names and URLs. A URL
-that ends with `/messages` is sent the message, any other is only asked for.
+`BENCH_PEERS="whereami=http://127.0.0.1:8090/,…"` adds running programs, as names and URLs. A URL that ends with
+`/messages` gets a POST of the message, any other a GET.
 """
 
 import argparse
@@ -17,28 +17,28 @@ from typing import NamedTuple
 import uvloop
 
 from bench import compare, growth, hop_cpu, run_schedule, start_up
-from bench.bars import TOLERANCE, Bar, table
 from bench.compare import Comparison, Rounds, p50_millis, rate, ratios
-from bench.programs import CALLER, ECHO, MESSAGE, PRODUCER, STOCK, Program, all_of_them, python
+from bench.programs import CALLER, ECHO, MESSAGE, PRODUCER, STOCK, Program, all_programs, python
+from bench.targets import TOLERANCE, Target, table
 from bench.wrk import load
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-AT_ONCE = 64
-"""Where throughput has its bars, and under which memory is measured."""
+CONCURRENCY = 64
+"""Concurrent calls of the targets for throughput and memory."""
 
 BEGIN, END = "<!-- written by python -m bench --write -->", "<!-- end -->"
 
 
 class Scale(NamedTuple):
-    """How much is measured."""
+    """The extent of the measurements."""
 
     rounds: dict[int, int]
-    """By calls at once."""
+    """By number of concurrent calls."""
     seconds: int
     first_calls: int
     calls: int
-    """How many the caller's memory is compared after, as far as they come within `memory_seconds`."""
+    """Number of calls after which the caller's memory is compared, unless `memory_seconds` end before."""
     memory_seconds: float
     starts: int
     hop_rounds: int
@@ -62,7 +62,7 @@ FULL = Scale(
     sizes=(1, 64, 1024, 8192, 65_536),
 )
 UNLIMITED_SECONDS = 3600.0
-"""For memory, when the results are written."""
+"""`memory_seconds` when the results are written."""
 
 TINY = Scale(
     rounds={1: 1, 64: 1},
@@ -77,11 +77,11 @@ TINY = Scale(
     rates=(50,),
     sizes=(1, 65_536),
 )
-"""For a test of the benchmark itself."""
+"""For the test of the benchmark."""
 
 
 class Memory(NamedTuple):
-    """Of a caller, in MiB: after its first calls, and after all of them."""
+    """Memory of a caller in MiB: after its first calls, and after all of them."""
 
     first: float
     last: float
@@ -89,7 +89,7 @@ class Memory(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Everything that one run of the benchmark finds."""
+    """All results of one run of the benchmark."""
 
     comparison: Comparison
     hop: hop_cpu.HopCpu
@@ -103,9 +103,9 @@ class Measured(NamedTuple):
 def measure(scale: Scale, peers: list[Program]) -> Measured:
     say("start-up")
     started = start_up.measure(scale.starts)
-    with all_of_them(peers) as programs:
+    with all_programs(peers) as programs:
         producer, caller = programs[PRODUCER], programs[CALLER]
-        say("programs beside each other")
+        say("comparison of the programs")
         comparison = compare.compare(programs.values(), scale.rounds, scale.seconds)
         say("one hop")
         hop = uvloop.run(hop_cpu.measure(producer.base, scale.hop_rounds, scale.hop_calls))
@@ -130,7 +130,7 @@ def memory_of(caller: Program, scale: Scale) -> Memory:
     def call(at_least: int, seconds: int) -> int:
         calls = 0
         while calls < at_least and time.monotonic() < deadline:
-            calls += load(caller.url, caller.body, AT_ONCE, seconds).calls
+            calls += load(caller.url, caller.body, CONCURRENCY, seconds).calls
         return calls
 
     calls = call(scale.first_calls, 1)
@@ -139,24 +139,24 @@ def memory_of(caller: Program, scale: Scale) -> Memory:
     return Memory(first, caller.memory(), calls)
 
 
-def bars(found: Measured) -> list[Bar]:
-    """Those that the project set itself. Of ratios the median counts, each of two programs in the same round."""
+def targets(found: Measured) -> list[Target]:
+    """The targets of the project. A ratio is that of two programs in the same round; the median counts."""
 
-    def at(name: str, at_once: int) -> Rounds:
-        return found.comparison[name, at_once]
+    def at(name: str, concurrency: int) -> Rounds:
+        return found.comparison[name, concurrency]
 
-    caller, stock, producer, echo = (at(name, AT_ONCE) for name in (CALLER, STOCK, PRODUCER, ECHO))
+    caller, stock, producer, echo = (at(name, CONCURRENCY) for name in (CALLER, STOCK, PRODUCER, ECHO))
     through, direct = at(CALLER, 1), at(PRODUCER, 1)
     return [
-        Bar(
-            f"calls/s of `POST /caller/messages`, {AT_ONCE} at once",
+        Target(
+            f"calls/s of `POST /caller/messages`, {CONCURRENCY} concurrent",
             "the same app on httpx's stock transport",
             "≥",
             6,
             ratios(caller, stock, rate),
             f"{caller.median(rate):,.0f} against {stock.median(rate):,.0f}",
         ),
-        Bar(
+        Target(
             "client CPU of one hop, everything measured",
             "bare aiohttp `session.post`",
             "≤",
@@ -164,23 +164,23 @@ def bars(found: Measured) -> list[Bar]:
             found.hop.ratios,
             str(found.hop),
         ),
-        Bar(
-            "added latency, one at a time (p50, caller − direct)",
+        Target(
+            "added latency, one call at a time (p50, caller − direct)",
             "a direct call to the producer",
             "≤",
             2.5,
             [ratio - 1 for ratio in ratios(through, direct, p50_millis)],
             f"p50 {through.median(p50_millis):.2f} ms, direct {direct.median(p50_millis):.2f} ms",
         ),
-        Bar(
-            f"producer calls/s, {AT_ONCE} at once",
-            "the smallest FastAPI echo with the same model; each logs a line a call",
+        Target(
+            f"producer calls/s, {CONCURRENCY} concurrent",
+            "the smallest FastAPI echo with the same model; both log a line per call",
             "≥",
             0.8,
             ratios(producer, echo, rate),
             f"{producer.median(rate):,.0f} against {echo.median(rate):,.0f}",
         ),
-        Bar(
+        Target(
             f"calls sent of a run at {run_schedule.RATE:,}/s",
             "those due",
             "≥",
@@ -189,8 +189,8 @@ def bars(found: Measured) -> list[Bar]:
             str(found.reuse),
             "%",
         ),
-        Bar("its p99 lateness", "the schedule", "≤", 5, [found.reuse.p99_lateness_millis], "", "ms"),
-        Bar(
+        Target("its p99 scheduling delay", "the schedule", "≤", 5, [found.reuse.p99_delay_millis], "", "ms"),
+        Target(
             "time to ready",
             "importing fastapi, uvicorn, aiohttp",
             "≤",
@@ -198,7 +198,7 @@ def bars(found: Measured) -> list[Bar]:
             found.start_up.ratios,
             str(found.start_up),
         ),
-        Bar(
+        Target(
             f"the caller's memory after {found.memory.calls:,} calls",
             "after the first 2,000",
             "≤",
@@ -214,8 +214,8 @@ def report(found: Measured) -> str:
     return "\n\n".join(
         [
             f"On {machine()}.",
-            table(bars(found)),
-            f"The same run with a new connection a call: {found.fresh}.",
+            table(targets(found)),
+            f"The same run with a new connection per call: {found.fresh}.",
             compare.table(found.comparison),
             growth.tables(found.growth),
         ]
@@ -225,10 +225,10 @@ def report(found: Measured) -> str:
 def machine() -> str:
     def version(*command: str) -> str:
         try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            printed = subprocess.run(command, capture_output=True, text=True, timeout=10)
         except FileNotFoundError:
             return f"no {command[0]}"
-        return " ".join((said.stdout + said.stderr).split("\n")[0].split()[:3])
+        return " ".join((printed.stdout + printed.stderr).split("\n")[0].split()[:3])
 
     python = f"Python {platform.python_version()}"
     return f"{os.cpu_count()} cores, {python}, {version('wrk', '-v')}, {version('nginx', '-v')}"
@@ -243,7 +243,7 @@ def write(found: Measured) -> None:
 
 
 def peers() -> list[Program]:
-    """Those that `BENCH_PEERS` names."""
+    """The programs of `BENCH_PEERS`."""
     pairs = [pair.partition("=") for pair in os.environ.get("BENCH_PEERS", "").split(",") if pair]
     return [Program(name, url, MESSAGE if url.endswith("/messages") else None, None) for name, _, url in pairs]
 
@@ -253,7 +253,7 @@ def main() -> int:
     options.add_argument(
         "--write", action="store_true", help="make all 200,000 calls, put the tables into RESULTS.md, draw the charts"
     )
-    options.add_argument("--tiny", action="store_true", help="a few seconds in all; the figures mean nothing")
+    options.add_argument("--tiny", action="store_true", help="a few seconds in total; the figures are meaningless")
     chosen = options.parse_args()
     if not shutil.which("wrk"):
         sys.stderr.write("wrk is needed (apt-get install wrk)\n")
@@ -263,7 +263,7 @@ def main() -> int:
     print(report(found))
     if chosen.write:
         write(found)
-    return 1 if any(bar.missed_by > TOLERANCE for bar in bars(found)) else 0
+    return 1 if any(target.deviation > TOLERANCE for target in targets(found)) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The compared programs beside each other: rounds of calls that alternate between them."""
+"""Comparison of programs: rounds of calls that alternate between them."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -11,16 +11,16 @@ from bench.wrk import Load, load
 class Round(NamedTuple):
     load: Load
     cpu_micros: float | None
-    """Of the program, a call; None: of one whose process is not ours."""
+    """CPU of the program per call; None: its process is unknown."""
     memory: float | None
-    """In MiB, at the end."""
+    """Memory at the end, in MiB."""
 
 
 class Rounds(NamedTuple):
-    """Of one program, at one number of calls at once."""
+    """The rounds of one program with one number of concurrent calls."""
 
     program: str
-    at_once: int
+    concurrency: int
     rounds: list[Round]
 
     def of(self, figure: Callable[[Round], float]) -> list[float]:
@@ -31,45 +31,48 @@ class Rounds(NamedTuple):
 
 
 Comparison = dict[tuple[str, int], Rounds]
-"""By program and calls at once."""
+"""By program and number of concurrent calls."""
 
 
 def compare(programs: Iterable[Program], rounds: Mapping[int, int], seconds: int) -> Comparison:
-    """Measure each program. `rounds`: how many, by calls at once."""
+    """Measure each program. `rounds`: number of rounds by number of concurrent calls."""
     programs = list(programs)
     found: Comparison = {}
     for program in programs:
-        load(program.url, program.body, max(rounds), 1)  # warm, at the widest
-    for at_once, count in rounds.items():
+        load(program.url, program.body, max(rounds), 1)  # warm up with the most connections
+    for concurrency, count in rounds.items():
         for _ in range(count):
             for program in programs:
-                key = program.name, at_once
-                found.setdefault(key, Rounds(*key, [])).rounds.append(one_round(program, at_once, seconds))
+                key = program.name, concurrency
+                found.setdefault(key, Rounds(*key, [])).rounds.append(one_round(program, concurrency, seconds))
     return found
 
 
-def one_round(program: Program, at_once: int, seconds: int) -> Round:
-    answer(program)  # opens what the round before closed
+def one_round(program: Program, concurrency: int, seconds: int) -> Round:
+    answer(program)  # opens connections that the previous round closed
     if program.process is None:
-        return Round(load(program.url, program.body, at_once, seconds), None, None)
+        return Round(load(program.url, program.body, concurrency, seconds), None, None)
     before = program.cpu_seconds()
-    done = load(program.url, program.body, at_once, seconds)
+    done = load(program.url, program.body, concurrency, seconds)
     cpu = (program.cpu_seconds() - before) / max(done.calls, 1) * 1e6
     return Round(done, cpu, program.memory())
 
 
 def ratios(one: Rounds, other: Rounds, figure: Callable[[Round], float]) -> list[float]:
-    """A figure of one program against that of another, round by round."""
+    """Ratio of a figure of one program to that of another, by round."""
     return [mine / theirs for mine, theirs in zip(one.of(figure), other.of(figure), strict=True)]
 
 
 def table(found: Comparison) -> str:
-    lines = ["| at once | program | calls/s | p50 ms | p99 ms | CPU µs a call | MiB |", "|--:|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| concurrent | program | calls/s | p50 ms | p99 ms | CPU µs per call | MiB |",
+        "|--:|---|--:|--:|--:|--:|--:|",
+    ]
     for rounds in found.values():
         rates, last = rounds.of(rate), rounds.rounds[-1]
         failed = sum(one.load.failed for one in rounds.rounds)
         cells = [
-            str(rounds.at_once),
+            str(rounds.concurrency),
             rounds.program,
             f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
             f"{rounds.median(p50_millis):.2f}",

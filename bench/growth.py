@@ -1,4 +1,4 @@
-"""How the cost of a call grows: with calls at once, with the size of the payload, with the rate of a run."""
+"""The cost of a call by number of concurrent calls, by size of the payload, and by rate of a run."""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from bench.plot import Panel, svg
 from bench.programs import Program
 from bench.wrk import Load, load
 
-AT_ONCE = 16
-"""While the payload grows."""
+CONCURRENCY = 16
+"""Concurrent calls of the measurement by payload."""
 
 
 class Growth(NamedTuple):
     by_payload: dict[int, dict[str, Load]]
-    """By bytes and program."""
+    """By payload in bytes, and program."""
     by_rate: dict[int, run_schedule.Schedule]
 
 
@@ -24,7 +24,7 @@ def measure(programs: Sequence[Program], url: str, sizes: Sequence[int], rates: 
     """Measure these programs by payload, and runs against the producer by rate."""
     by_payload = {
         size: {
-            program.name: load(program.url, json.dumps({"id": "1", "payload": "x" * size}), AT_ONCE, seconds)
+            program.name: load(program.url, json.dumps({"id": "1", "payload": "x" * size}), CONCURRENCY, seconds)
             for program in programs
         }
         for size in sizes
@@ -33,22 +33,26 @@ def measure(programs: Sequence[Program], url: str, sizes: Sequence[int], rates: 
 
 
 def tables(growth: Growth) -> str:
-    lines = [f"| payload, {AT_ONCE} at once | program | calls/s | p50 ms | p99 ms |", "|--:|---|--:|--:|--:|"]
+    lines = [f"| payload, {CONCURRENCY} concurrent | program | calls/s | p50 ms | p99 ms |", "|--:|---|--:|--:|--:|"]
     for size, loads in growth.by_payload.items():
         for name, found in loads.items():
             row = f"{found.rate:,.0f} | {found.p50_millis:.2f} | {found.p99_millis:.2f}"
             lines.append(f"| {bytes_text(size)} | {name} | {row} |")
-    lines += ["", "| run, calls/s | sent | p99 lateness ms | p99 latency ms | not ok |", "|--:|--:|--:|--:|--:|"]
-    for asked, run in growth.by_rate.items():
-        late = f"{run.p99_lateness_millis:.2f} | {run.p99_millis:.2f} | {run.summary.failures}"
-        lines.append(f"| {asked:,} | {run.share:.2%} | {late} |")
+    lines += [
+        "",
+        "| run, calls/s | sent | p99 scheduling delay ms | p99 latency ms | not ok |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for calls, run in growth.by_rate.items():
+        row = f"{run.p99_delay_millis:.2f} | {run.p99_millis:.2f} | {run.summary.failures}"
+        lines.append(f"| {calls:,} | {run.share:.2%} | {row} |")
     return "\n".join(lines)
 
 
 def charts(comparison: Comparison, growth: Growth) -> dict[str, str]:
     """By file name."""
     names = list(dict.fromkeys(name for name, _ in comparison))
-    levels = list(dict.fromkeys(at_once for _, at_once in comparison))
+    levels = list(dict.fromkeys(concurrency for _, concurrency in comparison))
     sizes, rates = list(growth.by_payload), list(growth.by_rate)
     measured = list(next(iter(growth.by_payload.values())))
     steps = [str(level) for level in levels]
@@ -57,22 +61,25 @@ def charts(comparison: Comparison, growth: Growth) -> dict[str, str]:
     texts = [bytes_text(size) for size in sizes]
     payload_rate = {name: [growth.by_payload[size][name].rate for size in sizes] for name in measured}
     payload_p99 = {name: [growth.by_payload[size][name].p99_millis for size in sizes] for name in measured}
-    late = {
-        "latency": [growth.by_rate[asked].p99_millis for asked in rates],
-        "lateness": [growth.by_rate[asked].p99_lateness_millis for asked in rates],
+    run_lines = {
+        "latency": [growth.by_rate[calls].p99_millis for calls in rates],
+        "scheduling delay": [growth.by_rate[calls].p99_delay_millis for calls in rates],
     }
     return {
         "concurrency.svg": svg(
-            "Calls a second and p99 against calls at once",
-            [Panel("calls/s", steps, "calls at once", rate_lines), Panel("p99, ms", steps, "calls at once", p99_lines)],
+            "Calls per second and p99 by number of concurrent calls",
+            [
+                Panel("calls/s", steps, "concurrent calls", rate_lines),
+                Panel("p99, ms", steps, "concurrent calls", p99_lines),
+            ],
         ),
         "payload.svg": svg(
-            "Calls a second and p99 against the size of the payload",
+            "Calls per second and p99 by size of the payload",
             [Panel("calls/s", texts, "payload", payload_rate), Panel("p99, ms", texts, "payload", payload_p99)],
         ),
         "rate.svg": svg(
-            "p99 of a run against its rate",
-            [Panel("p99, ms", [f"{asked:,}" for asked in rates], "calls/s of the run", late)],
+            "p99 of a run by its rate",
+            [Panel("p99, ms", [f"{calls:,}" for calls in rates], "calls/s of the run", run_lines)],
         ),
     }
 

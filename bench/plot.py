@@ -6,9 +6,9 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 410, 260
-"""Of one panel."""
+"""Size of one panel."""
 LEFT, RIGHT, TOP, BOTTOM = 52, 162, 40, 42
-COLOURS = ("#2f7ed8", "#d9730d", "#1f9d63", "#a05cc9", "#c2453f", "#8b8b8b", "#b58900", "#3aa6a6")
+COLORS = ("#2f7ed8", "#d9730d", "#1f9d63", "#a05cc9", "#c2453f", "#8b8b8b", "#b58900", "#3aa6a6")
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #222 }
   .title { font-weight: 600 }
@@ -19,13 +19,13 @@ STYLE = """
 
 
 class Panel(NamedTuple):
-    """One chart: a logarithmic scale of what is measured against steps of equal width."""
+    """One chart: a logarithmic scale, over steps of equal width."""
 
     title: str
     steps: Sequence[str]
     step_name: str
     lines: Mapping[str, Sequence[float]]
-    """By name: a value a step."""
+    """By name: one value per step."""
 
 
 def svg(title: str, panels: Sequence[Panel]) -> str:
@@ -63,20 +63,20 @@ def drawn(panel: Panel) -> list[str]:
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(panel.step_name)}</text>')
     labels = apart([(y(line[-1]), name) for name, line in panel.lines.items()])
-    for colour, (name, line) in zip(COLOURS, panel.lines.items(), strict=False):
+    for color, (name, line) in zip(COLORS, panel.lines.items(), strict=False):
         points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in enumerate(line))
-        parts.append(f'<polyline points="{points}" stroke="{colour}"/>')
+        parts.append(f'<polyline points="{points}" stroke="{color}"/>')
         parts += [
-            f'<circle cx="{x(step):.1f}" cy="{y(value):.1f}" r="3" fill="{colour}"/>' for step, value in enumerate(line)
+            f'<circle cx="{x(step):.1f}" cy="{y(value):.1f}" r="3" fill="{color}"/>' for step, value in enumerate(line)
         ]
         height = labels[name]
-        parts.append(f'<rect x="{WIDTH - RIGHT + 8}" y="{height - 4:.1f}" width="8" height="8" fill="{colour}"/>')
+        parts.append(f'<rect x="{WIDTH - RIGHT + 8}" y="{height - 4:.1f}" width="8" height="8" fill="{color}"/>')
         parts.append(f'<text x="{WIDTH - RIGHT + 20}" y="{height + 4:.1f}">{escape(name)}</text>')
     return parts
 
 
 def apart(wanted: Sequence[tuple[float, str]], least: float = 15) -> dict[str, float]:
-    """Where each label goes: beside the end of its line, or as far below the one above it as it has to."""
+    """The height of each label: the end of its line, or lower, so that labels do not overlap."""
     placed: dict[str, float] = {}
     last = -math.inf
     for height, name in sorted(wanted):

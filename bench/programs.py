@@ -1,4 +1,4 @@
-"""The programs that are compared, each a process of its own on a free port of loopback."""
+"""The compared programs, each in a process of its own on a free port of loopback."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ MESSAGE = '{"id": "1", "payload": "test"}'
 START_SECONDS = 20.0
 
 DIRECT = build_opener(ProxyHandler({}))
-"""Whatever proxy the environment names: all is on loopback."""
+"""Ignores proxies of the environment, because all programs are on loopback."""
 
 
 class Program:
-    """A program that answers. `process` is None of one that was running before, and then nobody knows what it costs."""
+    """A running program. `process` is None if it ran before; its CPU and memory are then unknown."""
 
     def __init__(self, name: str, url: str, body: str | None, process: int | None) -> None:
         self.name = name
@@ -37,12 +37,12 @@ class Program:
         return f"http://{urlsplit(self.url).netloc}"
 
     def cpu_seconds(self) -> float:
-        """The user and system time it has taken so far."""
+        """User and system time so far."""
         assert self.process is not None
         return cpu_seconds_of(self.process)
 
     def memory(self) -> float:
-        """Resident now, in MiB."""
+        """Resident memory in MiB."""
         assert self.process is not None
         return memory_of(self.process) / 2**20
 
@@ -94,8 +94,8 @@ SMALLEST, BARE, PROXY = "FastAPI + httpx", "bare aiohttp", "nginx"
 
 
 @contextmanager
-def all_of_them(peers: Sequence[Program] = ()) -> Iterator[dict[str, Program]]:
-    """The producer and what is measured against it, and all that call the producer; by name."""
+def all_programs(peers: Sequence[Program] = ()) -> Iterator[dict[str, Program]]:
+    """The producer, the programs that are compared with it, and the programs that call it; by name."""
     with ExitStack() as stack:
         producer = stack.enter_context(python(PRODUCER, "/producer/messages", ["producer"], **CENTRAL))
         calls = {"PRODUCER_URL": producer.base, **WEST}
@@ -112,7 +112,7 @@ def all_of_them(peers: Sequence[Program] = ()) -> Iterator[dict[str, Program]]:
 
 
 def python(name: str, path: str, command: Sequence[str], **environment: str) -> AbstractContextManager[Program]:
-    """A module, with its arguments."""
+    """A Python module with its arguments."""
     return started(name, path, [sys.executable, "-m", *command], free_port(), **environment)
 
 

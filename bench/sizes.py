@@ -1,8 +1,8 @@
-"""How much memory and CPU each service takes, idle and under load: `python -m bench.sizes`.
+"""Memory and CPU of each service, idle and under load: `python -m bench.sizes`.
 
 Both run as processes, as in their containers. Memory is VmRSS and VmHWM of /proc/PID/status, CPU the utime and stime of
-/proc/PID/stat. Idle: 30 s with the probes of the manifests. Under load: 64 calls at once; two runs of the API at
-RUN_MAX_RATE. Full: two runs and as many calls as the caller of the manifests takes, with the payload that is largest
+/proc/PID/stat. Idle: 30 s with the probes of the manifests. Under load: 64 concurrent calls; two runs of the API at
+RUN_MAX_RATE. Full: two runs and as many calls as the caller of the manifests accepts, with the payload that is largest
 in JSON, and a delay that keeps them open.
 """
 
@@ -16,13 +16,13 @@ import aiohttp
 from lab.processes import CALLER, PRODUCER, Service, cpu_seconds_of, running
 
 IDLE_SECONDS = 30.0
-AT_ONCE = 64
+CONCURRENCY = 64
 CALLS = 10_000
 RUN_SECONDS = 30
 IN_FLIGHT = 500
 """MAX_IN_FLIGHT of the caller in the manifests."""
 LARGEST = "\x01" * 65_536
-"""Six bytes a character in JSON."""
+"""Six bytes per character in JSON."""
 
 
 async def measured(what: str, services: list[tuple[str, Service]], work: Callable[[], Awaitable[int]]) -> None:
@@ -32,9 +32,9 @@ async def measured(what: str, services: list[tuple[str, Service]], work: Callabl
     elapsed = time.monotonic() - started
     for (name, service), earlier in zip(services, before, strict=True):
         cores = (cpu_seconds_of(service.process.pid) - earlier) / elapsed
-        now, most = service.memory() / 2**20, service.memory("VmHWM") / 2**20
+        now, peak = service.memory() / 2**20, service.memory("VmHWM") / 2**20
         rate = f", {calls / elapsed:.0f} calls/s" if calls else ""
-        print(f"{what:22} {name:9} {now:5.0f} MiB, at most {most:5.0f} MiB, {cores:.3f} cores{rate}")
+        print(f"{what:22} {name:9} {now:5.0f} MiB, peak {peak:5.0f} MiB, {cores:.3f} cores{rate}")
 
 
 async def main() -> None:
@@ -54,7 +54,7 @@ async def main() -> None:
                     await asyncio.sleep(5)
                 return 0
 
-            async def post(url: str, count: int, at_once: int, message: dict[str, Any]) -> int:
+            async def post(url: str, count: int, concurrency: int, message: dict[str, Any]) -> int:
                 left = iter(range(count))
 
                 async def worker() -> None:
@@ -63,7 +63,7 @@ async def main() -> None:
                             await response.read()
                             assert response.status == 200, await response.text()
 
-                await asyncio.gather(*(worker() for _ in range(at_once)))
+                await asyncio.gather(*(worker() for _ in range(concurrency)))
                 return count
 
             async def two_runs(message: dict[str, Any], seconds: int) -> int:
@@ -79,15 +79,15 @@ async def main() -> None:
 
             async def full() -> int:
                 large = {"payload": LARGEST, "delay": 4000}
-                at_once = IN_FLIGHT - 10  # the runs are requests as well, and so are probes
-                await asyncio.gather(two_runs(large, 12), post(messages[1], at_once, at_once, large))
+                concurrency = IN_FLIGHT - 10  # runs and probes are requests too
+                await asyncio.gather(two_runs(large, 12), post(messages[1], concurrency, concurrency, large))
                 return 0
 
             small = {"payload": "test"}
             messages = f"{producer.url}/producer/messages", f"{caller.url}/caller/messages"
             await measured("idle", both, idle)
-            await measured("64 at once, direct", both, lambda: post(messages[0], CALLS, AT_ONCE, small))
-            await measured("64 at once, by caller", both, lambda: post(messages[1], CALLS, AT_ONCE, small))
+            await measured("64 concurrent, direct", both, lambda: post(messages[0], CALLS, CONCURRENCY, small))
+            await measured("64 concurrent, by caller", both, lambda: post(messages[1], CALLS, CONCURRENCY, small))
             await measured("two runs at 200/s", both, lambda: two_runs(small, RUN_SECONDS))
             await measured("full", both, full)
             await measured("idle afterwards", both, idle)

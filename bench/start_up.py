@@ -1,4 +1,4 @@
-"""From the start of a process to its first `UP`, against importing what it is built on: `python -m bench.start_up`."""
+"""Time from the start of a process to its first `UP`, compared with its imports alone: `python -m bench.start_up`."""
 
 import os
 import statistics
@@ -16,7 +16,7 @@ IMPORTS = "import fastapi, uvicorn, aiohttp"
 
 
 class StartUp(NamedTuple):
-    """Seconds, by round."""
+    """Seconds by round."""
 
     imports: list[float]
     caller: list[float]
@@ -24,7 +24,7 @@ class StartUp(NamedTuple):
 
     @property
     def ratios(self) -> list[float]:
-        """The caller against the imports."""
+        """Ratio of the caller to the imports."""
         return [caller / imports for imports, caller in zip(self.imports, self.caller, strict=True)]
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class StartUp(NamedTuple):
 
 
 def measure(starts: int = STARTS) -> StartUp:
-    ready_seconds(CALLER)  # writes the bytecode, which an image has
+    ready_seconds(CALLER)  # writes the bytecode, which an image contains
     rounds = [(import_seconds(), ready_seconds(CALLER), ready_seconds(PRODUCER)) for _ in range(starts)]
     return StartUp(*(list(seconds) for seconds in zip(*rounds, strict=True)))
 
@@ -71,4 +71,4 @@ def is_ready(service: Service) -> bool:
 
 if __name__ == "__main__":
     found = measure()
-    print(f"{found}; caller/imports {statistics.median(found.ratios):.2f} (bar: at most 1.6)")
+    print(f"{found}; caller/imports {statistics.median(found.ratios):.2f} (target: at most 1.6)")

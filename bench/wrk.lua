@@ -1,4 +1,4 @@
--- POST the body that comes after `--`, or GET if there is none; at the end one line of JSON.
+-- POST the body after `--`, or GET without one; prints one line of JSON at the end.
 
 function init(args)
   if args[1] then

@@ -1,4 +1,4 @@
-"""wrk (https://github.com/wg/wrk): a closed loop: a connection sends its next call when the last is answered."""
+"""wrk (https://github.com/wg/wrk), a closed loop: a connection sends its next call after the reply to the last one."""
 
 import json
 import subprocess
@@ -7,28 +7,28 @@ from typing import NamedTuple
 
 SCRIPT = Path(__file__).parent / "wrk.lua"
 TIMEOUT_SECONDS = 20
-"""For one call; wrk would count those that take more than 2 s as failed."""
+"""Timeout of one call; by default wrk counts calls of more than 2 s as failed."""
 
 
 class Load(NamedTuple):
-    """What one round of calls gave."""
+    """The result of one round of calls."""
 
     calls: int
     seconds: float
     failed: int
-    """Calls without a reply, or with a status from 400 on."""
+    """Calls without a reply, or with a status of 400 and above."""
     p50_millis: float
     p99_millis: float
 
     @property
     def rate(self) -> float:
-        """Calls a second."""
+        """Calls per second."""
         return self.calls / self.seconds
 
 
-def load(url: str, body: str | None, at_once: int, seconds: int) -> Load:
-    """Call the URL over as many connections as calls at once: POST the body, or GET if there is none."""
-    command = ["wrk", "--threads=1", f"--connections={at_once}", f"--duration={seconds}s"]
+def load(url: str, body: str | None, concurrency: int, seconds: int) -> Load:
+    """Call the URL over `concurrency` connections: POST the body, or GET without one."""
+    command = ["wrk", "--threads=1", f"--connections={concurrency}", f"--duration={seconds}s"]
     command += [f"--timeout={TIMEOUT_SECONDS}s", f"--script={SCRIPT}", url, *(["--", body] if body is not None else [])]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 3 * TIMEOUT_SECONDS, check=True)
     return Load(**json.loads(ended.stdout.splitlines()[-1]))

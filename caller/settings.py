@@ -18,42 +18,50 @@ def many_targets(value: Any) -> Any:
 
 def prefix(value: str) -> str:
     if value.strip("/") and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", value):
-        raise ValueError("a path such as /caller-ui is needed")
+        raise ValueError("expected a path such as /caller-ui")
     return value.rstrip("/")
 
 
 class Settings(ServiceSettings):
     producer_url: Annotated[Target, NoDecode, BeforeValidator(one_target)] = Field(
         default=parse_target("http://sample-producer:8080"),
-        description="the address that is called: a host (port 8080), host:port or URL",
+        description="address of the producer: a host (port 8080), host:port or URL",
     )
     compare_urls: Annotated[tuple[Target, ...], NoDecode, BeforeValidator(many_targets)] = Field(
-        default=(), description="more addresses that may be called, separated by commas"
+        default=(), description="more addresses that may be called, comma-separated"
     )
     connect_timeout_seconds: float = Field(
-        default=2, gt=0, le=60, description="for TCP and TLS together; DNS is not in it"
+        default=2, gt=0, le=60, description="timeout of TCP and TLS together, without DNS"
     )
-    call_timeout_seconds: float = Field(default=65, gt=0, le=600, description="for the whole call")
-    max_reply_bytes: int = Field(default=1_048_576, ge=1024, description="largest reply that is read")
+    call_timeout_seconds: float = Field(default=65, gt=0, le=600, description="timeout of the whole call")
+    max_reply_bytes: int = Field(default=1_048_576, ge=1024, description="maximum size of a reply")
 
     root_path: Annotated[str, AfterValidator(prefix)] = Field(
-        default="", description="prefix of an ingress that leaves it in the path, such as `/caller-ui`"
+        default="", description="path prefix of an ingress that does not strip it, such as `/caller-ui`"
     )
 
-    run_max_rate: float = Field(default=200, gt=0, le=10_000, description="calls a second of a run by the API")
-    run_max_seconds: float = Field(default=600, gt=0, le=86_400, description="length of a run by the API")
-    run_max_in_flight: int = Field(default=500, ge=1, le=10_000, description="calls of a run that are open at once")
+    run_max_rate: float = Field(
+        default=200, gt=0, le=10_000, description="maximum rate of a run through the API, in calls per second"
+    )
+    run_max_seconds: float = Field(
+        default=600, gt=0, le=86_400, description="maximum duration of a run through the API"
+    )
+    run_max_in_flight: int = Field(
+        default=500, ge=1, le=10_000, description="maximum calls of a run in flight; calls due above it are dropped"
+    )
     run_max_active: int = Field(
-        default=2, ge=0, le=100, description="runs at once by the API; more are 429 with `Retry-After`"
+        default=2, ge=0, le=100, description="maximum concurrent runs through the API; above it 429 with `Retry-After`"
     )
 
     kubernetes_service_host: str | None = Field(
-        default=None, description="the API server, for checks; Kubernetes sets it in every pod"
+        default=None, description="API server, for checks; set by Kubernetes in every pod"
     )
-    kubernetes_service_port: int = Field(default=443, ge=1, le=65535, description="its port; so does Kubernetes")
+    kubernetes_service_port: int = Field(
+        default=443, ge=1, le=65535, description="port of the API server; set by Kubernetes"
+    )
     service_account_dir: str = Field(
         default="/var/run/secrets/kubernetes.io/serviceaccount",
-        description="where the token is, if one is mounted (`k8s/components/diagnose`)",
+        description="directory of the mounted token, if any (`k8s/components/diagnose`)",
     )
 
     @property
@@ -62,13 +70,13 @@ class Settings(ServiceSettings):
         return tuple(dict.fromkeys((self.producer_url, *self.compare_urls)))
 
     def target(self, name: str | None) -> Target:
-        """The allowed address of that name, host or host:port; the first when none is named.
+        """The allowed target with this name, host or host:port; None is the first.
 
-        :raises ValueError: it is none of them; says which are.
+        :raises ValueError: not an allowed target; the message lists them.
         """
         if name is None:
             return self.producer_url
         for target in self.targets:
             if name in (target.name, target.host, f"{target.host}:{target.port}"):
                 return target
-        raise ValueError(f"not allowed; allowed are: {', '.join(target.name for target in self.targets)}")
+        raise ValueError(f"expected one of {', '.join(target.name for target in self.targets)}")

@@ -1,4 +1,4 @@
-"""The addresses that may be called. They come from settings only, never from a request."""
+"""Targets: the addresses that may be called. They come from settings, never from a request."""
 
 import re
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from urllib.parse import urlsplit
 import httpx
 
 NameKind = Literal["clusterset.local", "cluster.local", "short", "other"]
-"""What kind of name a host is; causes of failures differ by it. Short: completed by the pod's search list."""
+"""Kind of a host name; the causes of failures depend on it. `short`: completed by the pod's search list."""
 
 PRODUCER_PATH = "/producer/messages"
 DEFAULT_PORT = 8080
-"""Of a host without a scheme and a port: the port of the `sample-producer` Service."""
+"""For a host without scheme and port: the port of the `sample-producer` Service."""
 
 _LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)$")
-_LONGEST_NAME = 253
+_MAX_NAME = 253
 """Characters of a domain name in text form (RFC 1035, 3.1)."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One address. `name` is what requests, metrics and the page call it: the URL without the path of the API."""
+    """An address. `name`, in requests, metrics and the page, is the URL without the path of the API."""
 
     url: httpx.URL
 
@@ -48,17 +48,17 @@ class Target:
 
     @property
     def service(self) -> str | None:
-        """The Kubernetes Service that the name means; None where it means none."""
+        """The Kubernetes Service in the name; None if the name is not that of a Service."""
         return self._parts[0]
 
     @property
     def namespace(self) -> str | None:
-        """The namespace in the name; None where the name has none."""
+        """The namespace in the name; None without one."""
         return self._parts[1]
 
     @property
     def _parts(self) -> tuple[str | None, str | None]:
-        """Service and namespace, the last two labels before `.svc.`: a pod of a headless Service has more in front."""
+        """Service and namespace: the last two labels before `.svc.` (a pod of a headless Service has more)."""
         if self.kind == "other":
             return None, None
         *_, service, namespace = (None, None, *self.host.removesuffix(".svc").partition(".svc.")[0].split("."))
@@ -67,8 +67,8 @@ class Target:
         return service, namespace
 
     @property
-    def twin(self) -> str | None:
-        """The same Service under the other suffix; None where the name has neither."""
+    def counterpart(self) -> str | None:
+        """The same Service under the other suffix; None if the name has neither suffix."""
         if self.kind not in ("clusterset.local", "cluster.local"):
             return None
         other = "cluster.local" if self.kind == "clusterset.local" else "clusterset.local"
@@ -78,7 +78,7 @@ class Target:
 def parse_target(text: str) -> Target:
     """A target from a bare host, a `host:port` or a URL.
 
-    :raises ValueError: what is wrong, without the credentials that the text may hold.
+    :raises ValueError: the reason, without credentials that the text may contain.
     """
     bare = "://" not in text
     text = f"http://{text.strip()}" if bare else text.strip()
@@ -86,13 +86,13 @@ def parse_target(text: str) -> Target:
         port = urlsplit(text).port  # httpx leaves out a port that is the scheme's own
         url = httpx.URL(text)
     except (ValueError, httpx.InvalidURL) as error:
-        raise ValueError(f"not a host, host:port or URL: {error}") from None
+        raise ValueError(f"expected a host, host:port or URL: {error}") from None
     if url.scheme not in ("http", "https"):
-        raise ValueError(f"the scheme is {url.scheme!r}; it must be http or https")
+        raise ValueError(f"expected scheme http or https, got {url.scheme!r}")
     if url.userinfo:
-        raise ValueError("a URL must not carry credentials")
+        raise ValueError("a URL must not contain credentials")
     if url.query or url.fragment:
-        raise ValueError("a URL must have no query and no fragment")
+        raise ValueError("a URL must not have a query or a fragment")
     check_host(url.host)
     if port == 0:
         raise ValueError("port 0 cannot be called")
@@ -102,18 +102,20 @@ def parse_target(text: str) -> Target:
 
 
 def check_host(host: str) -> None:
-    """Refuse what no resolver could look up, before a call does.
+    """Check that the host is one that a resolver can look up.
 
     :raises ValueError: empty, too long, a trailing dot, or a label that no DNS name has.
     """
     if not host:
-        raise ValueError("there is no host in it")
+        raise ValueError("the URL has no host")
     if host.endswith("."):
-        raise ValueError(f"host {host!r} ends in a dot; leave it off (it would go into `Host` and into the TLS name)")
-    if len(host) > _LONGEST_NAME:
-        raise ValueError(f"the host has {len(host)} characters; a DNS name has at most {_LONGEST_NAME}")
+        raise ValueError(f"host {host!r} ends in a dot; remove it (it would be sent in `Host` and as the TLS name)")
+    if len(host) > _MAX_NAME:
+        raise ValueError(f"the host has {len(host)} characters; the maximum of a DNS name is {_MAX_NAME}")
     if ":" in host:
         return  # an IPv6 address; the URL parser has checked it
     for label in host.encode("idna").decode().lower().split(".") if not host.isascii() else host.lower().split("."):
         if not _LABEL.match(label):
-            raise ValueError(f"host {host!r} has the label {label!r}; a label is 1 to 63 letters, digits and hyphens")
+            raise ValueError(
+                f"host {host!r} has the invalid label {label!r}; a label is 1 to 63 letters, digits and hyphens"
+            )

@@ -1,3 +1,3 @@
-"""What the caller and the producer share: the contract, the identity and the manners of a service."""
+"""What both services share: contract, identity, settings, middleware and server set-up."""
 
 __version__ = "1.0.0"

@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI that needs no internet, under a policy that runs its one inline script and no other."""
+"""`/docs`: Swagger UI without internet access, under a CSP that allows its one inline script by hash."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ ASSETS = Path(fastapi_offline.__file__).parent / "static"
 
 
 def install(app: FastAPI) -> None:
-    """Add the page. Its addresses are relative, so that a prefix of an ingress does no harm."""
+    """Add the page. Its links are relative, so that it works under the path prefix of an ingress."""
     page = get_swagger_ui_html(
         title=app.title,
         openapi_url="openapi.json",

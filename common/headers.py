@@ -1,4 +1,4 @@
-"""Request headers: which are passed on, and which values nobody may see."""
+"""Headers: the trace context that is propagated, and the secrets that are redacted."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ TRACE_CONTEXT = frozenset(
         "x-ot-span-context",
     )
 )
-"""Passed from the request of the caller's client to the producer: W3C, B3, Envoy, Google Cloud, OpenTracing."""
+"""Propagated from the request of the caller's client to the producer: W3C, B3, Envoy, Google Cloud, OpenTracing."""
 
 SECRET = frozenset(
     (
@@ -42,29 +42,29 @@ SECRET = frozenset(
         "x-csrf-token",
     )
 )
-MASK = "***"
+REDACTED = "***"
 
 _TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 
 def header_map(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """`name -> [values]`, names in lower case, values of one name in the order they came; secrets masked."""
+    """`name -> [values]`, names in lower case, values of one name in their order; secrets redacted."""
     headers: Headers = {}
     for name, value in raw:
         headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-    return masked(headers)
+    return redacted(headers)
 
 
-def masked(headers: Headers) -> Headers:
-    return {name: [MASK] * len(values) if name in SECRET else values for name, values in headers.items()}
+def redacted(headers: Headers) -> Headers:
+    return {name: [REDACTED] * len(values) if name in SECRET else values for name, values in headers.items()}
 
 
 def trace_context(inbound: Mapping[str, str]) -> dict[str, str]:
-    """The trace context to pass on; a missing or malformed `traceparent` is created, as is `x-request-id`.
+    """The trace context to propagate; a missing or malformed `traceparent` is created, as is `x-request-id`.
 
     `inbound` has lower-case names. A `traceparent` is discarded with its `tracestate` when it is malformed, as W3C
-    Trace Context (https://www.w3.org/TR/trace-context/#traceparent-header) wants.
+    Trace Context (https://www.w3.org/TR/trace-context/#traceparent-header) requires.
     """
     context = {name: value for name, value in inbound.items() if name in TRACE_CONTEXT}
     if not _TRACEPARENT.match(context.get("traceparent", "")):
@@ -75,12 +75,12 @@ def trace_context(inbound: Mapping[str, str]) -> dict[str, str]:
 
 
 def request_id(inbound: str | None) -> str:
-    """The request id that came in, if it is printable ASCII of at most 128 characters, else a new one."""
+    """The inbound request id if it is printable ASCII of at most 128 characters, else a new one."""
     return inbound if inbound and _REQUEST_ID.match(inbound) else str(uuid4())
 
 
 class TraceParent(NamedTuple):
-    """What a `traceparent` says (https://www.w3.org/TR/trace-context/#traceparent-header); ids in lower-case hex."""
+    """A parsed `traceparent` (https://www.w3.org/TR/trace-context/#traceparent-header); ids in lower-case hex."""
 
     trace_id: str
     span_id: str

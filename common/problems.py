@@ -7,32 +7,36 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from common.client import CLIENT_CLOSED_REQUEST
-from common.messages import Wire
+from common.messages import Message, Wire
+from common.settings import ServiceSettings
 
 PROBLEM_JSON = "application/problem+json"
 LONGEST_VALUE = 100
-"""Characters of a bad value that are shown back."""
+"""Characters of a bad value in an error text."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in the log line and the metric of a request whose client disconnected; nobody receives it."""
 
 
 class FieldError(Wire):
-    """One field, what it was and what is wrong with it."""
+    """One invalid field: its value, and what was expected."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # a null is omitted
 
     field: str = Field(examples=["delay"])
     value: str | None = Field(default=None, description="as JSON, cut at 100 characters", examples=["-1"])
     message: str = Field(examples=["Input should be greater than or equal to 0"])
-    limit: float | int | None = Field(default=None, description="the limit that was passed", examples=[0])
+    limit: float | int | None = Field(default=None, description="the limit that was exceeded", examples=[0])
 
 
 class Problem(Wire):
-    """RFC 9457, with the fields that were wrong."""
+    """RFC 9457, with the invalid fields."""
 
     type: str = "about:blank"
     title: str = Field(description="the status in words", examples=["Unprocessable Content"])
@@ -54,7 +58,7 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class Refused(Exception):
-    """A request that is understood and refused, with the fields that are to blame."""
+    """A valid request that is refused, with the fields that are the reason."""
 
     def __init__(self, status: int, errors: Sequence[FieldError], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, errors)
@@ -69,7 +73,7 @@ def problem(status: int, detail: str, errors: Sequence[FieldError] = ()) -> Resp
 
 
 def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Have the OpenAPI hold models that no route names as such, under `SCHEMAS`."""
+    """Add models that no route returns to the OpenAPI document, under `SCHEMAS`."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -84,7 +88,7 @@ def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
 
 
 def install(app: FastAPI) -> None:
-    """Have every refusal of the app answered as a problem, and its OpenAPI say so."""
+    """Answer every refusal of the app as `application/problem+json`, and add the schema to its OpenAPI document."""
     add_schemas(app, Problem)
 
     @app.exception_handler(Refused)
@@ -96,26 +100,25 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         if not is_json(request):
-            kind = request.headers.get("content-type") or "not given"
-            return problem(415, f"content-type is {kind}; it must be application/json")
+            kind = request.headers.get("content-type") or "none"
+            return problem(415, f"expected content-type application/json, got {kind}")
         errors = [field_error(detail) for detail in error.errors()]
         return problem(422, sentence(errors), errors)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, _: Exception) -> Response:
-        """In the midst of its body."""
-        request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST)
+    async def disconnected(_: Request, __: Exception) -> Response:
+        """The client disconnected while its request body was being read."""
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, ClientDisconnect):
-            return await gone(request, error)
+            return await disconnected(request, error)
         status, detail = error.status_code, str(error.detail)
         if status == 400:  # FastAPI's own: bytes that are not UTF-8, or nested without end
-            status, detail = 422, "the body could not be read as JSON in UTF-8"
+            status, detail = 422, "the body is not JSON in UTF-8"
         elif status == 404:
-            detail = f"nothing at {request.url.path}"
+            detail = f"no resource at {request.url.path}"
         elif status == 405:
             detail = f"{request.method} is not allowed at {request.url.path}"
         response = problem(status, detail)
@@ -125,7 +128,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> Response:
         """Starlette raises the error again afterwards, so the traceback is logged."""
-        return problem(500, f"a bug of this service: {type(error).__name__}")
+        return problem(500, f"internal error: {type(error).__name__}")
 
 
 def is_json(request: Request) -> bool:
@@ -136,22 +139,22 @@ def is_json(request: Request) -> bool:
 
 
 def field_error(detail: ErrorDetails) -> FieldError:
-    """Pydantic's error as ours: the field as it is on the wire, the value cut short, the limit apart."""
+    """Pydantic's error as a `FieldError`: the field's name on the wire, the truncated value, the limit."""
     path = [str(part) for part in detail["loc"] if part not in ("body", "query", "path")]
     context = detail.get("ctx", {})
     limit = next((context[key] for key in ("ge", "le", "gt", "lt", "max_length", "min_length") if key in context), None)
     if detail["type"] == "json_invalid":
-        return FieldError(field="body", message=f"not JSON at character {path[-1]}: {context.get('error')}")
+        return FieldError(field="body", message=f"invalid JSON at character {path[-1]}: {context.get('error')}")
     return FieldError(
         field=".".join(path) or "body",
-        value=None if detail["type"] == "missing" else shown(detail["input"]),
-        message="there is no such field" if detail["type"] == "extra_forbidden" else detail["msg"],
+        value=None if detail["type"] == "missing" else truncated_json(detail["input"]),
+        message="unknown field" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, "),
         limit=limit,
     )
 
 
-def shown(value: Any) -> str:
-    """A value as JSON in printable ASCII, cut short, for an error text."""
+def truncated_json(value: Any) -> str:
+    """A value as JSON in printable ASCII, at most `LONGEST_VALUE` characters of it, for an error text."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -164,3 +167,19 @@ def sentence(errors: Sequence[FieldError]) -> str:
         f"{error.field}: {error.message}" + (f", got {error.value}" if error.value is not None else "")
         for error in errors
     )
+
+
+def check_limits(message: Message, settings: ServiceSettings) -> None:
+    """Check the limits of a message that are settings.
+
+    :raises Refused: 413 for the payload, 422 for the delay, with field, value and limit.
+    """
+    size = len(message.payload.encode())
+    if size > settings.max_payload_bytes:
+        limit = settings.max_payload_bytes
+        text = f"{size} bytes of UTF-8 exceed the maximum of {limit} bytes (MAX_PAYLOAD_BYTES)"
+        raise Refused(413, [FieldError(field="payload", message=text, limit=limit)])
+    if message.delay > settings.max_delay_millis:
+        limit = settings.max_delay_millis
+        text = f"Input should be at most {limit} (MAX_DELAY_MILLIS)"
+        raise Refused(422, [FieldError(field="delay", value=str(message.delay), message=text, limit=limit)])

@@ -1,4 +1,9 @@
-"""uvicorn's HTTP protocol with what it lacks: bounds, in bytes and in seconds, on how a request comes in."""
+"""uvicorn's HTTP protocol, with bounds in bytes and in seconds on a request that is being received.
+
+With httptools, uvicorn limits neither the size of a head, nor the time until a request is complete, nor the number of
+pipelined requests (https://github.com/Kludex/uvicorn/issues/157). A bound that it gains can be removed here. Private
+names of uvicorn are used, so pyproject.toml pins its minor version.
+"""
 
 import asyncio
 from typing import Any
@@ -9,14 +14,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from common.problems import PROBLEM_JSON, problem
 
 HEAD_BYTES = 65_536
-"""Of what comes before or after a body; RFC 9112, 2.3 and 3, want at least 8000 octets for the request line."""
+"""Of a head, and of trailers. RFC 9112, 3 recommends at least 8000 octets for the request line."""
 FRAMING = (b"content-length", b"transfer-encoding")
-MOST_PIPELINED = 64
-"""Requests that wait on one connection; each may cost a hundred times its bytes."""
+MAX_PIPELINED = 64
+"""Maximum requests waiting on one connection; each may take a hundred times its bytes of memory."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A request's head or trailers that are too large are 431, a request that does not come to its end 408.
+    """A head or trailers above `HEAD_BYTES` are 431; a request that is not complete after `receive_seconds` is 408.
 
     An `Upgrade` is ignored, as RFC 9110, 7.8, allows: the parser would otherwise skip the body, and the JDK's
     HttpClient sends `Upgrade: h2c` with every request (https://github.com/Kludex/uvicorn/issues/2722).
@@ -27,15 +32,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self.receive_seconds = receive_seconds
         """From the first byte of a request to its last."""
         self.head_bytes = 0
-        """Bytes since the last that were part of a body, or the last of a request."""
+        """Bytes received since the last byte of a body or the end of a request."""
         self.parsed_bytes = 0
         self.in_head = True
-        """No head has come to its end since the last request did."""
+        """The head of the current request is not complete yet."""
         self.receiving: asyncio.TimerHandle | None = None
         self.replaying = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(PairedWrites(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,10 +61,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.data_received(rest)
             return
         except httptools.HttpParserError:
-            self.refuse(400, "the request is no valid HTTP/1.1")
+            self.refuse(400, "malformed HTTP/1.1 request")
             return
         if self.head_bytes > HEAD_BYTES:
-            self.refuse(431, f"the head or the trailers of the request have more than {HEAD_BYTES} bytes")
+            self.refuse(431, f"request headers or trailers exceed {HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         if not self.replaying:
@@ -76,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.parsed_bytes += len(name) + len(value)
         if self.parsed_bytes > HEAD_BYTES:
-            self.refuse(431, f"the head or the trailers of the request have more than {HEAD_BYTES} bytes")
+            self.refuse(431, f"request headers or trailers exceed {HEAD_BYTES} bytes")
             raise ValueError("too large")  # stops the parser
         if self.in_head:  # trailers are not merged into the headers: RFC 9110, 6.5.1
             super().on_header(name, value)
@@ -88,22 +93,24 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.in_head = False
         self.head_bytes = 0
-        if len(self.pipeline) > MOST_PIPELINED:
+        if len(self.pipeline) > MAX_PIPELINED:
             self.transport.abort()
             raise ValueError("too many")  # stops the parser
 
     def check_host_and_coding(self) -> None:
-        """What the parser lets through: RFC 9112, 3.2 (one Host) and 6.1 (transfer codings that are not understood)."""
+        """Checks that the parser omits: one Host header (RFC 9112, 3.2), a known transfer coding (RFC 9112, 6.1)."""
         names = [name for name, _ in self.headers]
         hosts = names.count(b"host")
         if hosts != 1 and self.parser.get_http_version() == "1.1":
-            self.refuse(400, f"a request has one Host header; this one has {hosts}")
-            raise ValueError("no one host")  # stops the parser
+            self.refuse(400, f"expected exactly one Host header, got {hosts}")
+            raise ValueError("not one Host")  # stops the parser
         if b"transfer-encoding" in names:
             codings = b", ".join(value for name, value in self.headers if name == b"transfer-encoding")
             if codings.strip().lower() != b"chunked":
-                self.refuse(501, f"the only transfer coding is chunked, got {codings[:100].decode('latin-1')}")
-                raise ValueError("no such coding")  # stops the parser
+                self.refuse(
+                    501, f'unsupported transfer coding "{codings[:100].decode("latin-1")}"; only "chunked" is supported'
+                )
+                raise ValueError("unsupported coding")  # stops the parser
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes = 0
@@ -116,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def ignore_upgrade(self) -> None:
-        """Go on with a parser that has seen the same head without the upgrade."""
+        """Continue with a new parser that has seen the same head without the upgrade."""
         framing = [name + b": " + value for name, value in self.headers if name in FRAMING]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -133,13 +140,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def receive_timeout(self) -> None:
         self.receiving = None
         if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
-            # A request before this one is still being answered.
+            # An earlier request of this connection is still being answered.
             self.receiving = self.loop.call_later(self.receive_seconds, self.receive_timeout)
         else:
-            self.refuse(408, f"the request has not come to its end within {self.receive_seconds:g} s (RECEIVE_SECONDS)")
+            self.refuse(408, f"request not fully received within {self.receive_seconds:g} s (RECEIVE_SECONDS)")
 
     def refuse(self, status: int, detail: str) -> None:
-        """Answer the request that is coming in, and close; only close where the answer would be taken for another's."""
+        """Answer the request being received and close; without an answer where it would be taken for another's."""
         if self.transport.is_closing():
             return
         self.logger.warning("Request refused: %d, %s", status, detail)
@@ -150,37 +157,4 @@ class BoundedProtocol(HttpToolsProtocol):
         body = bytes(problem(status, detail).body)
         head = f"content-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
-        self.transport.close()
-
-
-class PairedWrites:
-    """A transport that keeps what is written until the next write, or the next turn of the loop.
-
-    uvicorn writes the head of a reply and its body apart: two system calls here, and two segments that wake the client
-    twice. For the rest it is the transport it is given.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self.transport = transport
-        self.loop = loop
-        self.kept: bytes | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
-
-    def write(self, data: bytes) -> None:
-        if self.kept is None:
-            self.kept = data
-            self.loop.call_soon(self.flush)
-        else:
-            first, self.kept = self.kept, None
-            self.transport.writelines((first, data))
-
-    def flush(self) -> None:
-        if self.kept is not None:
-            data, self.kept = self.kept, None
-            self.transport.write(data)
-
-    def close(self) -> None:
-        self.flush()
         self.transport.close()

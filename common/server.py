@@ -1,9 +1,10 @@
-"""uvicorn with a drain: SIGTERM makes the service unready, and it goes on serving while the endpoints learn of it.
+"""uvicorn with a drain: after SIGTERM the service is not ready, and serves until the endpoints are updated.
 
-uvicorn alone closes its listener at once, so every client that still has this pod among its endpoints is refused; for
-callers in another cluster this drain is all there is (the backend service of a multi-cluster Service drains for 0 s).
+uvicorn alone closes its listener immediately, so clients that still have this pod among their endpoints are refused.
+For callers in another cluster it is the only drain: the backend service of a multi-cluster Service drains for 0 s.
 """
 
+import gc
 import logging
 import signal
 import time
@@ -14,15 +15,15 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from common import logs
-from common.lifecycle import Lifecycle
+from common.middleware.draining import Lifecycle
 from common.protocol import BoundedProtocol
 from common.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 620
-"""Longer than any client's idle time, or a client sends into a connection that is being closed. Google's load balancers
-keep theirs for 600 s (https://docs.cloud.google.com/load-balancing/docs/https#timeouts_and_retries)."""
+"""Longer than the idle timeout of any client, or a client sends into a connection that is being closed. Google's load
+balancers keep idle connections for 600 s (https://docs.cloud.google.com/load-balancing/docs/https#timeouts_and_retries)."""
 
 
 def serve(app: ASGIApp, settings: ServiceSettings, lifecycle: Lifecycle) -> None:
@@ -45,6 +46,7 @@ def serve(app: ASGIApp, settings: ServiceSettings, lifecycle: Lifecycle) -> None
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
+    gc.freeze()  # a collection of everything imported so far would stop the event loop for tens of milliseconds
     DrainingServer(config, lifecycle, settings.drain_seconds).run()
 
 
@@ -56,9 +58,9 @@ class DrainingServer(uvicorn.Server):
         self.exit_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First SIGTERM: drain. SIGINT (somebody at a terminal), or any second signal: no pause.
+        """First SIGTERM: drain. SIGINT (Ctrl-C), or any second signal: no drain.
 
-        The signal is not recorded for uvicorn to raise again at the end: a stop that was asked for is a success.
+        The signal is not recorded for uvicorn to raise again at the end, so that a requested stop exits with 0.
         """
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True

@@ -1,6 +1,6 @@
-"""What every service has, put around its own routes: problems, health, metrics, middleware."""
+"""Parts that both services have: the app with health and metrics, and the middleware around it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -8,34 +8,38 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from common import __version__, docs, problems
 from common.cluster import Identity
-from common.lifecycle import Lifecycle
-from common.messages import Message
 from common.metrics import ServiceMetrics, process_metrics
-from common.middleware.observe import BodyLimit, Draining, LoadLimit, Observe
-from common.problems import FieldError, Refused
+from common.middleware.body_limit import BodyLimit
+from common.middleware.draining import Draining, Lifecycle
+from common.middleware.load_limit import Load, LoadLimit
+from common.middleware.observe import Observe
 from common.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from common.tracing import Tracing
 
 BODY_ALLOWANCE_BYTES = 16_384
-"""For what a body holds beside the payload."""
+"""For everything in a body beside the payload."""
 
 
 class Service:
-    """What a process has one of; handed to the routes."""
+    """State of the process: settings, life cycle, identity, metrics and traces. One per process."""
 
     def __init__(self, name: str, settings: ServiceSettings, lifecycle: Lifecycle) -> None:
         self.name = name
         self.settings = settings
         self.lifecycle = lifecycle
         self.identity = Identity(settings)
+        self.load = Load(settings.max_in_flight)
         self.registry = CollectorRegistry()
         process_metrics(self.registry)
+        ServiceMetrics(name, self.identity, lifecycle, self.load, self.registry)
         self.tracing = tracing_of(self)
 
     def app(
@@ -44,9 +48,9 @@ class Service:
         opened: Callable[[], AbstractAsyncContextManager[dict[str, Any]]],
         *routers: APIRouter,
     ) -> FastAPI:
-        """A FastAPI with the service's routes and those that every service has.
+        """A FastAPI app with the routers given, and with docs, health and metrics.
 
-        :param opened: what lives as long as the app; the dict it gives becomes the state of every request.
+        :param opened: opens what lives as long as the app; the dict that it yields becomes `request.state`.
         """
 
         @asynccontextmanager
@@ -61,40 +65,55 @@ class Service:
             description=description,
             version=__version__,
             lifespan=lifespan,
-            docs_url=None,  # `common.docs` has one that needs no internet
+            docs_url=None,  # `common.docs` serves it without internet access
             redoc_url=None,
-            telemetry={"tracing": False, "metrics": False, "logs": False},  # `observed` has both, around the limits too
+            telemetry={"tracing": False, "metrics": False, "logs": False},  # the middleware has both
         )
         for router in routers:
-            app.router.routes.extend(router.routes)  # `include_router` would look for a route twice
+            app.include_router(router)
         docs.install(app)
         problems.install(app)
         self._add_health(app)
         self._add_metrics(app)
         return app
 
-    def guarded(self, app: ASGIApp) -> ASGIApp:
-        """The app behind its limits, and its drain."""
-        # Every character of the payload may arrive as a six-byte \uXXXX escape.
-        body_bytes = 6 * self.settings.max_payload_bytes + BODY_ALLOWANCE_BYTES
-        load = LoadLimit(BodyLimit(app, body_bytes), self.settings.max_in_flight)
-        ServiceMetrics(self.name, self.identity, self.lifecycle, load, self.registry)
-        return Draining(load, self.lifecycle)
+    def with_middleware(
+        self,
+        app: ASGIApp,
+        *,
+        outermost: Sequence[Middleware] = (),
+        reply_headers: Sequence[Middleware] = (),
+        innermost: Sequence[Middleware] = (),
+    ) -> ASGIApp:
+        """The app with its middleware around it, also around FastAPI's own reply to an internal error.
 
-    def observed(self, app: ASGIApp) -> ASGIApp:
-        """The app as the outside sees it: every reply counted, logged and, where it is asked for, traced."""
-        observed = Observe(app, self.registry, self.identity)
-        return self.tracing.traced(observed) if self.tracing else observed
+        :param outermost, reply_headers, innermost: the service's own middleware, in its place in the order.
+        """
+        # Each character of the payload may arrive as a six-byte \uXXXX escape.
+        body_bytes = 6 * self.settings.max_payload_bytes + BODY_ALLOWANCE_BYTES
+        outermost_first = [
+            *outermost,
+            *(self.tracing.middleware if self.tracing else ()),
+            Middleware(Observe, self.registry, self.identity),
+            *reply_headers,
+            Middleware(Draining, self.lifecycle),
+            Middleware(LoadLimit, self.load),
+            Middleware(BodyLimit, body_bytes),
+            *innermost,
+        ]
+        for middleware, args, options in reversed(outermost_first):
+            app = middleware(app, *args, **options)
+        return app
 
     def _add_health(self, app: FastAPI) -> None:
-        @app.get("/actuator/health/liveness", tags=["life cycle"], summary="The event loop answers")
+        @app.get("/actuator/health/liveness", tags=["life cycle"], summary="Liveness: the event loop answers")
         async def liveness() -> dict[str, str]:
             return {"status": "UP"}
 
         @app.get(
             "/actuator/health/readiness",
             tags=["life cycle"],
-            summary="Started and not draining; asks nothing outside the pod",
+            summary="Readiness: started and not draining; depends on nothing outside the pod",
             responses={503: {"description": "starting or draining"}},
         )
         async def readiness() -> JSONResponse:
@@ -103,13 +122,13 @@ class Service:
             return JSONResponse({"status": "OUT_OF_SERVICE"}, status_code=503)
 
     def _add_metrics(self, app: FastAPI) -> None:
-        @app.get("/metrics", tags=["life cycle"], summary="Prometheus", response_class=Response)
+        @app.get("/metrics", tags=["life cycle"], summary="Prometheus metrics", response_class=Response)
         async def metrics() -> Response:
             return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def tracing_of(service: Service) -> "Tracing | None":
-    """What makes and sends spans, if settings ask for it; imports what only the extra `tracing` installs."""
+    """Traces, if the settings enable them; imports what only the extra `tracing` installs."""
     if not service.settings.tracing:
         return None
     from common.tracing import Tracing
@@ -117,17 +136,7 @@ def tracing_of(service: Service) -> "Tracing | None":
     return Tracing(service.name, service.identity)
 
 
-def within_limits(message: Message, settings: ServiceSettings) -> None:
-    """Refuse what is over the limits that settings give.
-
-    :raises Refused: 413 for the payload, 422 for the delay, naming field, value and limit.
-    """
-    size = len(message.payload.encode())
-    if size > settings.max_payload_bytes:
-        limit = settings.max_payload_bytes
-        text = f"{size} bytes of UTF-8 are more than {limit} (MAX_PAYLOAD_BYTES)"
-        raise Refused(413, [FieldError(field="payload", message=text, limit=limit)])
-    if message.delay > settings.max_delay_millis:
-        limit = settings.max_delay_millis
-        text = f"Input should be at most {limit} (MAX_DELAY_MILLIS)"
-        raise Refused(422, [FieldError(field="delay", value=str(message.delay), message=text, limit=limit)])
+async def client_disconnected(request: Request) -> None:
+    """Return when the client has disconnected. Only after the request body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces: the span of each request, and where spans go. Imported only when settings ask for traces.
+"""OpenTelemetry traces: a span per request, and their export. Imported only when tracing is enabled.
 
 The SDK reads the rest of its variables itself (`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_BSP_…`,
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
@@ -19,33 +19,37 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AnyValue
+from starlette.middleware import Middleware
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common import __version__
-from common.cluster import Identity
-from common.middleware.observe import UNOBSERVED
-from common.resource import resource_attributes
+from common.cluster import Identity, resource_attributes
+from common.middleware import EXEMPT_PATHS
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 3.0
-"""How long the last spans may take at the end: less than what a pod has left after the drain and the last request."""
+"""Timeout of the final flush: less than what a pod has left after the drain and the last request."""
 
-UNTRACED = rf"^\w+://[^/]*({'|'.join(map(re.escape, sorted(UNOBSERVED)))})(\?|$)"
+UNTRACED = rf"^\w+://[^/]*({'|'.join(map(re.escape, sorted(EXEMPT_PATHS)))})(\?|$)"
 
 
 class Tracing:
-    """Makes spans and sends them to a collector, from a thread of its own; as a context, sends the last at the end."""
+    """Creates spans and exports them to a collector in a thread; as a context manager, flushes them at the end."""
 
     def __init__(self, name: str, identity: Identity) -> None:
         self.provider = TracerProvider(resource=OwnResource(name, identity), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self.tracer = self.provider.get_tracer(name, __version__)
 
-    def traced(self, app: ASGIApp) -> ASGIApp:
-        """The app with a span around each request, but for probes and scrapes."""
-        return OpenTelemetryMiddleware(SpanInScope(app), excluded_urls=[UNTRACED], tracer_provider=self.provider)
+    @property
+    def middleware(self) -> tuple[Middleware, Middleware]:
+        """A span per request, except probes and scrapes; then its context for the log line."""
+        return (
+            Middleware(OpenTelemetryMiddleware, excluded_urls=[UNTRACED], tracer_provider=self.provider),
+            Middleware(SpanInScope),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,11 +62,11 @@ class Tracing:
         last.start()
         await asyncio.to_thread(last.join, FLUSH_SECONDS)
         if last.is_alive():
-            log.warning("the last spans were not sent within %g s", FLUSH_SECONDS)
+            log.warning("the last spans were not exported within %g s", FLUSH_SECONDS)
 
 
 class OwnResource(Resource):
-    """This process. Read whenever spans are sent, because the metadata server may answer after the first span.
+    """Resource of this process. Read on every export, because the metadata server may answer after the first span.
 
     `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win.
     """
@@ -80,7 +84,7 @@ class OwnResource(Resource):
 
 
 class SpanInScope:
-    """Writes the span of the request into the scope, as a `traceparent`, for the log line."""
+    """Puts the context of the request's span into `scope["traceparent"]`, for the log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,6 +1,6 @@
-"""The exported Service of compose.yaml: one address, as a ClusterSetIP is, balanced per connection.
+"""The exported Service of compose.yaml: a TCP proxy with one address, balanced per connection, like a ClusterSetIP.
 
-Only producers that are ready get connections. While there is none it refuses, as a Service without endpoints does.
+Only ready producers get connections. Without one it refuses connections, as a Service without endpoints does.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ async def serve(producers: list[str]) -> None:
     connections = itertools.count()
 
     async def watch(producer: str) -> None:
-        """Each is asked apart: the name of a container that is stopped may take seconds to be found missing."""
+        """One task per producer, because the lookup of a stopped container's name may take seconds."""
         while True:
             address = await asyncio.to_thread(ready_address, producer)
             if address is None:
@@ -55,6 +55,7 @@ async def serve(producers: list[str]) -> None:
 
 
 def ready_address(producer: str) -> str | None:
+    """The address of the producer; None: it is not ready."""
     connection = http.client.HTTPConnection(producer, PORT, timeout=1)
     try:
         connection.connect()

@@ -1,18 +1,20 @@
-"""Writes the pictures of the page that the documents show, from a real pair in a real browser: `make screenshots`."""
+"""Takes the screenshots in the documents, of real services in Chromium: `make screenshots`."""
 
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lab.processes import CALLER, CENTRAL, PRODUCER, WEST, free_port, running
-from tests.support.browser import chromium, fill, opened, show, submit
 
 IMAGES = Path(__file__).parent / "images"
 CALLER_POD = WEST | {"POD_NAME": "sample-caller-v1-5f6d8c9b7-qwert"}
 EXPORTED = "sample-producer.istio-apps.svc.clusterset.local"
-WIDTH = 1280
+WIDTH, HEIGHT = 1280, 900
 
 
 def main() -> int:
@@ -26,7 +28,7 @@ def main() -> int:
         running(CALLER, **CALLER_POD, PRODUCER_URL=producer.url, COMPARE_URLS=EXPORTED) as caller,
         running(CALLER, **CALLER_POD, PRODUCER_URL=producer.url, COMPARE_URLS=here.url) as running_caller,
     ):
-        with opened(browser, caller.url, width=WIDTH) as page:
+        with opened(browser, caller.url) as page:
             submit(page, delay="20")
             submit(page, delay="20")
             take(page, "call")
@@ -37,10 +39,10 @@ def main() -> int:
             page.click("#run-checks")
             page.wait_for_selector("#findings .checks")
             take(page, "checks")
-        with opened(browser, running_caller.url, width=WIDTH) as page:
+        with opened(browser, running_caller.url) as page:
             show(page, "Run")
             page.check("#allTargets")
-            fill(page, {"rate": "100", "durationSeconds": "14", "delay": "20"})
+            fill(page, rate="100", durationSeconds="14", delay="20")
             page.click("#start")
             page.wait_for_timeout(5_000)
             producer.stop(signal.SIGKILL)
@@ -51,8 +53,50 @@ def main() -> int:
     return 0
 
 
-def take(page: Page, name: str, height: int = 900) -> None:
-    """The top of the page, where the verdict and its reasons are."""
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium")
+        if path is None:
+            raise SystemExit("chromium is not installed (apt-get install chromium)")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-lcd-text"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str) -> Iterator[Page]:
+    context = browser.new_context(
+        viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light", reduced_motion="reduce"
+    )
+    try:
+        page = context.new_page()
+        page.goto(url)
+        yield page
+    finally:
+        context.close()
+
+
+def show(page: Page, view: str) -> None:
+    page.get_by_role("navigation").get_by_role("button", name=view, exact=True).click()
+
+
+def submit(page: Page, **fields: str) -> None:
+    """Fill in the fields, make a call, and wait for its end."""
+    fill(page, **fields)
+    page.click("#submit")
+    expect(page.locator("#submit")).to_be_enabled()
+
+
+def fill(page: Page, **fields: str) -> None:
+    for name, value in fields.items():
+        page.fill(f"#{name}", value)
+
+
+def take(page: Page, name: str, height: int = HEIGHT) -> None:
+    """A screenshot of the top of the page, which has the verdict and its reasons."""
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     path = IMAGES / f"{name}.png"
     page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})

@@ -1,4 +1,4 @@
-"""A cluster: a network namespace, and in it what kube-proxy and the kubelet would do."""
+"""A cluster: a network namespace, with the iptables rules of kube-proxy and the resolv.conf of the kubelet."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.dns import Dns
-from lab.leftovers import NETNS_CONF, claim, made, take_down
+from lab.leftovers import NETNS_CONF, claim, make_folder, take_down
 from lab.link import enter
 
 T = TypeVar("T")
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Cluster:
-    """A network namespace with an `eth0`, its DNS, and threads whose sockets are in it."""
+    """A network namespace with an `eth0`, its DNS server, and threads whose sockets belong to it."""
 
     name: str
     identity: Mapping[str, str]
     network: str
     dns_address: str
     cluster_ip: str
-    """Of its own Service `sample-producer`; no other cluster has a route to it."""
+    """ClusterIP of its own Service `sample-producer`; no other cluster has a route to it."""
     pods: tuple[str, ...]
-    """Addresses of its producers."""
+    """Addresses of its producer pods."""
     namespace: str = ""
     dns: Dns = field(init=False)
     threads: ThreadPoolExecutor = field(init=False)
@@ -36,12 +36,12 @@ class Cluster:
 
     @property
     def caller_pod(self) -> str:
-        """The address that commands in the cluster, and the caller, call from."""
+        """The source address of the caller, and of commands in the cluster."""
         return self.network.replace("0.0/16", "1.7")
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """A command with this in front runs in the cluster."""
+        """Prefix of a command that runs it in the cluster."""
         return ("ip", "netns", "exec", self.namespace)
 
     def ip(self, *command: str) -> None:
@@ -49,7 +49,7 @@ class Cluster:
 
     @contextmanager
     def rule(self, *rule: str) -> Iterator[None]:
-        """One more rule of iptables' filter, before all others: the chain, and what else `iptables -I` takes."""
+        """One more rule at the start of a chain of the filter table; the arguments of `iptables -I`."""
         run(*self.prefix, "iptables", "--wait", "-I", *rule)
         try:
             yield
@@ -58,24 +58,38 @@ class Cluster:
 
     @contextmanager
     def route(self, *route: str) -> Iterator[None]:
-        """One more route."""
+        """One more route; the arguments of `ip route add`."""
         self.ip("route", "add", *route)
         try:
             yield
         finally:
             self.ip("route", "del", *route)
 
+    @contextmanager
+    def kernel(self, parameter: str, value: str) -> Iterator[None]:
+        """A different kernel parameter of the network, such as `net/ipv4/tcp_retries2` (tcp(7)).
+
+        :raises OSError: `/proc/sys` is read-only on this machine.
+        """
+        file = Path("/proc/sys") / parameter
+        before = self.inside(file.read_text)
+        self.inside(file.write_text, value)
+        try:
+            yield
+        finally:
+            self.inside(file.write_text, before)
+
     def rules(self, *lines: str) -> None:
-        """Change iptables, all lines at once; a chain that is declared is emptied first."""
+        """Apply lines of iptables-restore atomically; a chain that they declare is emptied first."""
         run(*self.prefix, "iptables-restore", "--noflush", "--wait", text="\n".join([*lines, ""]))
 
     def inside(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call it in a thread of the cluster: a socket that it makes is the cluster's, wherever it is used later."""
+        """Call the function in a thread of the cluster; a socket that it creates belongs to the cluster."""
         return self.threads.submit(function, *arguments).result()
 
     @contextmanager
     def listening(self, pod: str, serve: Callable[[socket.socket], None], host: str | None = None) -> Iterator[None]:
-        """A pod with a server of the test's: `serve` gets each connection, and the connection is closed after it."""
+        """A pod with a TCP server: `serve` gets each connection, which is closed afterwards."""
         with self.address(pod), self.inside(socket.create_server, (host or pod, 8080)) as server:
 
             def accept() -> None:
@@ -100,11 +114,11 @@ class Cluster:
         finally:
             self.ip("address", "del", f"{pod}/32", "dev", "eth0")
 
-    # How it is built
+    # Construction
 
     @contextmanager
     def built(self, folder: Path) -> Iterator[None]:
-        """The namespace, without a link to another, and its DNS. It goes with the lab's folder."""
+        """The namespace, without a link to another, and its DNS server; removed together with the lab's folder."""
         run("ip", "netns", "add", self.namespace)
         self.ip("link", "set", "lo", "up")
         self.ip("address", "add", f"{self.dns_address}/32", "dev", "lo")
@@ -118,13 +132,13 @@ class Cluster:
             self.threads.shutdown(cancel_futures=True)
 
     def write_resolv_conf(self, search: Sequence[str], options: str) -> None:
-        """In place: the file is mounted into the namespaces of processes that run."""
-        folder = made(NETNS_CONF / self.namespace)
+        """Write the file in place, because it is mounted into the namespaces of running processes."""
+        folder = make_folder(NETNS_CONF / self.namespace)
         lines = [f"nameserver {self.dns_address}", f"search {' '.join(search)}", f"options {options}", ""]
         (folder / "resolv.conf").write_text("\n".join(lines))
 
     def import_service(self, cluster_set_ip: str) -> None:
-        """The virtual addresses, and a chain for a firewall. Ports that no Service has are rejected."""
+        """Create the virtual addresses, and a chain for a firewall; ports that no Service has are rejected."""
         self.rules(
             "*nat",
             ":CLUSTERSET - [0:0]",
@@ -141,7 +155,7 @@ class Cluster:
         )
 
     def balance(self, pods: Sequence[str], affinity: bool) -> None:
-        """What is behind the ClusterSetIP, by the rules that kube-proxy makes of it."""
+        """Set the endpoints of the ClusterSetIP, with the rules that kube-proxy writes; `affinity`: `ClientIP`."""
         self.rules(
             "*nat",
             ":CLUSTERSET - [0:0]",
@@ -160,7 +174,7 @@ class Cluster:
 
 
 def affine(chain: str, pod: str) -> Iterator[str]:
-    """A chain that remembers the client, and a rule that leads those it remembers to it."""
+    """A chain that remembers its clients, and a rule that sends these to it again."""
     yield f":{chain} - [0:0]"
     yield f"-A {chain} -p tcp -m recent --name {chain} --set -j {translation(pod)}"
     yield f"-A CLUSTERSET -p tcp -m recent --name {chain} --rcheck --seconds 10800 --reap -j {chain}"
@@ -171,7 +185,7 @@ def translation(pod: str) -> str:
 
 
 def try_out() -> None:
-    """A namespace with each kind of rule that is used here."""
+    """Create a namespace with each kind of rule that the lab needs, and remove it."""
     trial = Cluster("trial", {}, "", "", "", ())
     trial.namespace = f"trial-{os.getpid()}"
     folder = claim([trial.namespace])

@@ -1,15 +1,15 @@
-"""The DNS of a cluster: a real unbound that serves `cluster.local` and `clusterset.local`, and can be told to fail.
+"""The DNS of a cluster: a real unbound that serves `cluster.local` and `clusterset.local`, with faults on request.
 
 A name has addresses, or a fault:
 
-    {"addresses": ["10.0.0.1"], "ttl": 30}     `"silent": ["AAAA"]` or `"servfail": ["AAAA"]` beside them: for that type
-    "nxdomain"   as any name that is not there
-    "nodata"     it exists, and has no address
-    "servfail"   it is forwarded to a server that cannot be asked, as a stub domain whose upstream is dead
-    "refused"
-    "silent"     no answer at all
+    {"addresses": ["10.0.0.1"], "ttl": 30}     also with `"silent": ["AAAA"]` or `"servfail": ["AAAA"]`, for that type
+    "nxdomain"   the name does not exist
+    "nodata"     the name exists and has no address
+    "servfail"   it is forwarded to an unreachable server, as a stub domain whose upstream is dead
+    "refused"    the server refuses the query
+    "silent"     the server does not answer
 
-`*` stands for every name that is not named beside it.
+`*` stands for every name without an entry.
 """
 
 import os
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 Record = Mapping[str, Any] | str
 
 SBIN = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-"""Debian puts servers where only root's PATH leads."""
+"""Debian installs servers in a directory that is only on root's PATH."""
 UNBOUND = shutil.which("unbound", path=SBIN)
 
 ZONES = (".", "cluster.local.", "clusterset.local.")
@@ -36,9 +36,9 @@ TYPES = {
     "silent": "always_deny",
     "servfail": "transparent",
 }
-"""unbound's local-zone types (unbound.conf(5)). What it has no data for in a transparent zone, it forwards."""
+"""unbound's local-zone types (unbound.conf(5)). It forwards queries that a transparent zone has no data for."""
 DEAD = "127.0.0.1"
-"""unbound asks nobody on loopback (`do-not-query-localhost`), so what is forwarded there is SERVFAIL at once."""
+"""unbound sends no query to loopback (`do-not-query-localhost`), so a query forwarded there is SERVFAIL immediately."""
 AUTHORITY = "30 SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 30"
 
 CONFIG = """
@@ -61,11 +61,11 @@ remote-control:
 include: "{folder}/names.conf"
 """
 
-ASKED = re.compile(r"info: \S+ (?P<name>\S+)\. (?P<type>\S+) IN(?: (?P<rcode>[A-Z]+) \S+ \S+ \S+)?$", re.MULTILINE)
+LOGGED = re.compile(r"info: \S+ (?P<name>\S+)\. (?P<type>\S+) IN(?: (?P<rcode>[A-Z]+) \S+ \S+ \S+)?$", re.MULTILINE)
 
 
 class Query(NamedTuple):
-    """What the DNS server was asked and what it said: an rcode, or `silent`."""
+    """A query to the DNS server and its answer: an rcode, or `silent`."""
 
     name: str
     type: str
@@ -73,7 +73,7 @@ class Query(NamedTuple):
 
 
 class Dns:
-    """unbound in a namespace. `rules` changes the iptables there, for questions that get lost on the way."""
+    """unbound in a namespace. `rules` changes its iptables, for queries that are dropped before they arrive."""
 
     def __init__(self, folder: Path, address: str, prefix: tuple[str, ...], rules: Callable[..., None]) -> None:
         self.folder = folder
@@ -83,13 +83,13 @@ class Dns:
         self.records: dict[str, Record] = {}
 
     def start(self) -> None:
-        """Start unbound and wait until it can be told something. It is stopped with its namespace."""
+        """Start unbound and wait for its control socket."""
         assert UNBOUND is not None
         self.folder.mkdir()
         config = self.folder / "dns.conf"
         config.write_text(CONFIG.format(folder=self.folder, address=self.address))
         self._write({})
-        # A copy: Debian's AppArmor profile, which goes by the path, would keep it out of the folder.
+        # A copy, because Debian's AppArmor profile goes by the path of the program, and denies it this folder.
         program = shutil.copy(UNBOUND, self.folder)
         output = (self.folder / "dns.out").open("w")
         with output:
@@ -100,7 +100,7 @@ class Dns:
         deadline = time.monotonic() + 10
         while not (self.folder / "dns.sock").exists():
             assert process.poll() is None, (self.folder / "dns.out").read_text()
-            assert time.monotonic() < deadline, "unbound does not start"
+            assert time.monotonic() < deadline, "unbound has not started"
             time.sleep(0.01)
         self.rules("*filter", ":DNS - [0:0]", "-A INPUT -p udp --dport 53 -j DNS", "COMMIT")
 
@@ -109,14 +109,16 @@ class Dns:
         self.process.wait(10)
 
     def set(self, records: Mapping[str, Record]) -> None:
-        """Serve these names, and no others any more. What is asked meanwhile waits.
+        """Serve exactly these names. Queries wait meanwhile.
 
-        Not by `local_zone` of unbound-control, which gives a zone within a zone a wrong parent (unbound 1.17).
+        By a reload, because `local_zone` of unbound-control gives a zone within a zone a wrong parent (unbound 1.17).
         """
         if records != self.records:
             self._write(records)
             self._reload()
-            self._lose([name for name, record in records.items() if not isinstance(record, str) and "silent" in record])
+            self._drop_aaaa(
+                [name for name, record in records.items() if not isinstance(record, str) and "silent" in record]
+            )
 
     def _write(self, records: Mapping[str, Record]) -> None:
         default = records.get("*", "nxdomain")
@@ -128,23 +130,23 @@ class Dns:
         self.records = dict(records)
 
     def _reload(self) -> None:
-        """As `unbound-control reload`, without a process of its own."""
+        """The same as `unbound-control reload`, without another process."""
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(10)
             control.connect(str(self.folder / "dns.sock"))
             control.sendall(b"UBCT1 reload\n")
-            told = control.recv(1024)
-        assert told == b"ok\n", told
+            reply = control.recv(1024)
+        assert reply == b"ok\n", reply
 
-    def _lose(self, names: list[str]) -> None:
-        """Questions of type AAAA for these names never arrive."""
+    def _drop_aaaa(self, names: list[str]) -> None:
+        """Drop AAAA queries for these names before they arrive."""
         drop = "-A DNS -m string --algo bm --hex-string {} -j DROP"
         self.rules("*filter", ":DNS - [0:0]", *(drop.format(question(name, 28)) for name in names), "COMMIT")
 
     def queries(self) -> list[Query]:
-        """What was asked since `forget_queries`, in the order in which it came."""
+        """The queries since `forget_queries`, in the order of their arrival."""
         found: list[Query] = []
-        for line in ASKED.finditer((self.folder / "dns.log").read_text()):
+        for line in LOGGED.finditer((self.folder / "dns.log").read_text()):
             name, kind, rcode = line["name"].lower(), line["type"], line["rcode"]
             if rcode is None:
                 found.append(Query(name, kind, "silent"))
@@ -158,7 +160,7 @@ class Dns:
 
 
 def served(name: str, record: Record) -> Iterator[str]:
-    """The lines of unbound.conf for a name, or a zone, with its final dot."""
+    """The lines of unbound.conf for a name or a zone; the name has its final dot."""
     failing = record if isinstance(record, str) else "servfail" if "servfail" in record else None
     if failing == "servfail":
         yield f'forward-zone:\n  name: "{name}"\n  forward-addr: {DEAD}'
@@ -173,6 +175,6 @@ def served(name: str, record: Record) -> Iterator[str]:
 
 
 def question(name: str, kind: int) -> str:
-    """A question as iptables matches it: the name and the type as they are on the wire (RFC 1035, 4.1.2)."""
+    """The question of a query in the syntax of iptables: name and type as on the wire (RFC 1035, 4.1.2)."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     return f"|{(labels + bytes([0, 0, kind, 0, 1])).hex()}|"

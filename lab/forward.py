@@ -1,4 +1,4 @@
-"""A port of the host's loopback that leads to a pod, as `kubectl port-forward` does it."""
+"""A port of the host's loopback that leads to a pod, as `kubectl port-forward`."""
 
 import socket
 import socketserver
@@ -12,15 +12,15 @@ from lab.cluster import Cluster
 
 @contextmanager
 def forwarded(cluster: Cluster, address: tuple[str, int], port: int) -> Iterator[str]:
-    """The URL. Another port is taken where this one is in use."""
+    """The URL of the forwarded port; a free port is used if this one is occupied."""
 
     class Forward(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError), cluster.inside(socket.create_connection, address, 10) as pod, self.request as here:
                 pod.settimeout(None)
                 with ThreadPoolExecutor(1) as thread:
-                    thread.submit(pass_on, here, pod)
-                    pass_on(pod, here)
+                    thread.submit(copy, here, pod)
+                    copy(pod, here)
 
     with server_on(port, Forward) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -43,8 +43,8 @@ class Server(socketserver.ThreadingTCPServer):
     block_on_close = False
 
 
-def pass_on(source: socket.socket, sink: socket.socket) -> None:
-    """Until the source has said all; then the sink is told so."""
+def copy(source: socket.socket, sink: socket.socket) -> None:
+    """Copy until the end of the source, then end the sink."""
     with suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)

@@ -1,18 +1,18 @@
-"""Three clusters of a fleet on one machine, of which two matter most.
+"""Three clusters of a fleet on one machine; most tests use two of them.
 
     caller-cluster                              producer-cluster                 third-cluster
     ┌───────────────────────────────────────┐         ┌──────────────────────┐         ┌──────────────────────┐
     │ 10.4.1.7   caller                     │  veth   │ 10.8.2.11  producer  │  veth   │ 10.12.3.21 producer, │
     │ 10.4.1.9   producer, not exported     ├─────────┤ 10.8.2.12  producer  ├─────────┤            when it is │
     │ 10.4.0.10  cluster DNS: unbound       │         │ 10.8.0.10  DNS       │         │            scaled up  │
-    │ iptables OUTPUT, as of kube-proxy:    │         │ firewall: INPUT      │         │ 10.12.0.10 DNS       │
+    │ iptables OUTPUT, as by kube-proxy:    │         │ firewall: INPUT      │         │ 10.12.0.10 DNS       │
     │   34.118.229.70 ClusterSetIP ─► pods  │         └──────────────────────┘         └──────────┬───────────┘
     │   34.118.225.10 ClusterIP ─► 10.4.1.9 ├─────────────────────────────────────────────────────┘
     └───────────────────────────────────────┘
 
-A cluster is a network namespace. Everything in it is real but the distance: the services are processes, glibc asks
-unbound by the pod's own resolv.conf, the kernel translates virtual addresses, and what goes wrong is made to go wrong
-where it would. A change that a test makes to the world is a context manager.
+A cluster is a network namespace. Everything in it is real except the distance: the services are processes, glibc
+queries unbound by the pod's own resolv.conf, and the kernel translates virtual addresses. A fault is made in the layer
+in which it occurs in a cluster. A temporary change is a context manager.
 """
 
 import json
@@ -51,7 +51,7 @@ CLUSTER_SET_IP = "34.118.229.70"
 CLUSTER_SET_NAME = "sample-producer.istio-apps.svc.clusterset.local"
 CLUSTER_NAME = "sample-producer.istio-apps.svc.cluster.local"
 HEADLESS_NAME = "sample-producer-pods.istio-apps.svc.clusterset.local"
-CONTROL_NAME = "kubernetes.default.svc.cluster.local"
+SANITY_CHECK_NAME = "kubernetes.default.svc.cluster.local"
 CLUSTER_SET_URL = f"http://{CLUSTER_SET_NAME}:8080"
 CLUSTER_URL = f"http://{CLUSTER_NAME}:8080"
 
@@ -63,16 +63,16 @@ SEARCH = (
     "c.sample.internal",
     "google.internal",
 )
-"""As GKE writes it: the cluster's domains, then those of the node."""
+"""As GKE writes it: the domains of the cluster, then those of the node."""
 NDOTS_5 = "ndots:5 timeout:1 attempts:1"
 NDOTS_2 = "ndots:2 timeout:1 attempts:1"
-"""glibc's own time-outs are 5 s, twice."""
+"""glibc's default timeouts are 5 s, twice."""
 
 TTL = 30
 
 
 class Lab:
-    """The clusters. At first two pods of the producer's cluster are exported, and all is well."""
+    """The clusters. Initially the producer's cluster exports two pods, and everything works."""
 
     def __init__(self, suffix: str = "") -> None:
         self.caller_cluster, self.producer_cluster, self.third_cluster = self.clusters = (
@@ -97,11 +97,11 @@ class Lab:
     # Calls
 
     def call(self, message: Mapping[str, Any], caller: Service | None = None) -> dict[str, Any]:
-        """Ask the caller, from inside its cluster, to call the producer; the hop."""
+        """Send a message to the caller, from inside its cluster; the hop."""
         return self.calling(message, caller).result()
 
     def calling(self, message: Mapping[str, Any], caller: Service | None = None) -> Future[dict[str, Any]]:
-        """A call that is under way."""
+        """The same as `call`, concurrently."""
         return self.caller_cluster.threads.submit(self._post, (caller or self.main_caller).url, message)
 
     def _post(self, url: str, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Lab:
         return hop
 
     def running(self, rate: float, count: int, **more: Any) -> Future[dict[str, Any]]:
-        """A run of the main caller that is under way, and then its summary."""
+        """A run of the main caller, concurrently; its summary."""
         return self.caller_cluster.threads.submit(self._run, {"rate": rate, "count": count, **more})
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Lab:
         return summary
 
     def hops_counted(self, **labels: str) -> float:
-        """How many calls with these labels the main caller has in its metrics."""
+        """Number of calls with these labels in the metrics of the main caller."""
         metrics = self.caller_cluster.inside(self.http.get, f"{self.main_caller.url}/metrics").text
         return sum(
             sample.value
@@ -141,7 +141,7 @@ class Lab:
         capture: bool = True,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """`sample-caller` in a cluster, as `kubectl exec` would run it there: by default in the caller's."""
+        """Run `sample-caller` in a cluster, by default the caller's, as `kubectl exec` would."""
         cluster = cluster or self.caller_cluster
         return subprocess.run(
             [*cluster.prefix, sys.executable, "-m", "caller", *arguments],
@@ -167,14 +167,14 @@ class Lab:
 
     @contextmanager
     def caller(self, **environment: str) -> Iterator[Service]:
-        """One more caller, ready, with settings of its own."""
+        """One more caller, ready, with these settings."""
         with self._caller(**environment) as service:
             self.caller_cluster.inside(service.wait_ready)
             yield service
 
     @contextmanager
     def producer(self, pod: str, **environment: str) -> Iterator[Service]:
-        """A producer, ready, under an address that is its own while the context is open; not yet an endpoint."""
+        """One more producer, ready, with an address of its own; not yet an endpoint."""
         with self._producer(pod, **environment) as service:
             self.cluster_of(pod).inside(service.wait_ready)
             yield service
@@ -194,8 +194,8 @@ class Lab:
     def _process(
         self, cluster: Cluster, module: tuple[str, ...], pod: str, port: int, environment: Mapping[str, str]
     ) -> Iterator[Service]:
-        """A service that may not be ready yet; killed at the end if the test has not stopped it."""
-        whole = {
+        """A service that may not be ready yet; killed at the end if it still runs."""
+        complete = {
             "PATH": os.environ["PATH"],
             **QUIET,
             "HOST": pod,
@@ -211,10 +211,10 @@ class Lab:
             process = subprocess.Popen(
                 [*cluster.prefix, sys.executable, "-m", *module],
                 cwd=ROOT,
-                env=whole,
+                env=complete,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the one who built the lab
+                start_new_session=True,  # Ctrl-C is for the process that built the lab
             )
         try:
             yield Pod(process, f"http://{pod}:{port}", log)
@@ -226,7 +226,7 @@ class Lab:
     def cluster_of(self, pod: str) -> Cluster:
         return next(cluster for cluster in self.clusters if pod.startswith(cluster.network.partition("0.0/")[0]))
 
-    # What Multi-Cluster Services do: from exports and ready pods to names and endpoints
+    # Multi-Cluster Services: from exports and ready pods to names and endpoints
 
     def export(self, cluster: Cluster) -> None:
         self.exporting.append(cluster)
@@ -238,7 +238,7 @@ class Lab:
 
     @contextmanager
     def exported(self, *clusters: Cluster) -> Iterator[None]:
-        """Other clusters export the Service."""
+        """Exactly these clusters export the Service."""
         before = self.exporting
         self.exporting = list(clusters)
         self.sync()
@@ -249,7 +249,7 @@ class Lab:
             self.sync()
 
     def scale(self, cluster: Cluster, replicas: int) -> None:
-        """Start or stop producers of the cluster, the last ones first to go; endpoints follow at once."""
+        """Start or stop producers of the cluster, stopping the last ones first; endpoints follow immediately."""
         leaving = [pod for pod in cluster.pods[replicas:] if pod in cluster.ready]
         cluster.ready = [pod for pod in cluster.ready if pod not in leaving]
         self.sync()
@@ -276,9 +276,9 @@ class Lab:
             self.scale(cluster, before)
 
     def sync(self) -> None:
-        """The name exists in all clusters while one exports the Service; ready pods of those that do are endpoints."""
+        """Update DNS and endpoints: ready pods of exporting clusters, and the name, everywhere, while one exports."""
         pods = [pod for cluster in self.exporting for pod in cluster.ready]
-        if pods:  # before the name, so that whoever finds it finds them
+        if pods:  # before the name, so that it never resolves without them
             self.set_endpoints(*pods)
         for cluster in self.clusters:
             cluster.dns.set({**self._names(cluster), **(self._changes if cluster is self.caller_cluster else {})})
@@ -287,7 +287,7 @@ class Lab:
 
     def _names(self, cluster: Cluster) -> dict[str, Record]:
         names: dict[str, Record] = {
-            CONTROL_NAME: {"addresses": ["34.118.224.1"], "ttl": TTL},
+            SANITY_CHECK_NAME: {"addresses": ["34.118.224.1"], "ttl": TTL},
             CLUSTER_NAME: {"addresses": [cluster.cluster_ip], "ttl": TTL},
         }
         if self.exporting:
@@ -302,7 +302,7 @@ class Lab:
 
     @contextmanager
     def zone(self, changes: Mapping[str, Record]) -> Iterator[None]:
-        """The DNS of the caller's cluster says something else of these names; see `dns.py` for what it may say."""
+        """The DNS of the caller's cluster answers these names differently; `dns.py` lists the answers."""
         before = self._changes
         self.change_names({**before, **changes})
         try:
@@ -315,7 +315,7 @@ class Lab:
         self.caller_cluster.dns.set({**self._names(self.caller_cluster), **changes})
 
     def queries(self) -> list[Query]:
-        """What the DNS of the caller's cluster was asked since `forget_queries`."""
+        """The queries to the DNS of the caller's cluster since `forget_queries`."""
         return self.caller_cluster.dns.queries()
 
     def forget_queries(self) -> None:
@@ -323,7 +323,7 @@ class Lab:
 
     @contextmanager
     def resolver(self, options: str) -> Iterator[None]:
-        """Other `options` in the caller's resolv.conf; glibc reads the file again when it has changed."""
+        """Different `options` in the caller's resolv.conf; glibc reads the file again after a change."""
         before, self._options = self._options, options
         self.caller_cluster.write_resolv_conf(SEARCH, options)
         try:
@@ -334,7 +334,7 @@ class Lab:
 
     @contextmanager
     def without_ipv6(self) -> Iterator[None]:
-        """No IPv6 address in the caller's pod but that of loopback, so that nobody asks for AAAA (AI_ADDRCONFIG)."""
+        """No IPv6 address in the caller's pod except loopback, so that there are no AAAA queries (AI_ADDRCONFIG)."""
         self.caller_cluster.ip("address", "del", LINK_LOCAL, "dev", "eth0")
         try:
             yield
@@ -343,7 +343,7 @@ class Lab:
 
     @contextmanager
     def endpoints(self, *pods: str, affinity: bool = False) -> Iterator[None]:
-        """Other pods behind the ClusterSetIP; with affinity, every client stays with its first (`ClientIP`)."""
+        """Exactly these pods behind the ClusterSetIP; `affinity`: each client stays on its first pod (`ClientIP`)."""
         before, was_affine = self._endpoints, self._affinity
         self._affinity = affinity
         self.set_endpoints(*pods)
@@ -354,9 +354,9 @@ class Lab:
             self.set_endpoints(*before)
 
     def set_endpoints(self, *pods: str) -> None:
-        """New connections take turns between the pods; without any they are refused.
+        """New connections alternate between the pods; without pods they are refused.
 
-        A pod may have a port, where it is not that of the Service.
+        A pod may be `address:port`, if its port is not that of the Service.
         """
         self._endpoints = pods
         for cluster in self.clusters:
@@ -370,7 +370,7 @@ class Lab:
 
     @contextmanager
     def firewall(self, verdict: str) -> Iterator[None]:
-        """What comes to the producer's cluster meets a rule: `DROP`, `REJECT --reject-with …`."""
+        """A rule for packets that arrive in the producer's cluster: `DROP`, `REJECT --reject-with …`."""
         self.set_firewall(verdict)
         try:
             yield
@@ -383,33 +383,33 @@ class Lab:
 
     @contextmanager
     def latency(self, millis: float) -> Iterator[None]:
-        """A round trip between the caller's and the producer's cluster takes this long, open connections included."""
+        """Round-trip time between the caller's and the producer's cluster, also for open connections."""
         ends = (self.caller_cluster, self.producer_cluster)
         names = [cluster.namespace for cluster in ends]
         command = [sys.executable, "-m", "lab.link", str(millis), *names]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as process:
             try:
                 assert process.stdout is not None
-                assert process.stdout.readline() == b"up\n", "the link does not start"
+                assert process.stdout.readline() == b"up\n", "the link has not started"
                 for cluster, other in (ends, ends[::-1]):
                     cluster.ip("link", "set", DEVICE, "up")
                     cluster.ip("route", "add", other.network, "dev", DEVICE)
                 yield
             finally:
-                process.kill()  # the devices go with it, and their routes
+                process.kill()  # this removes the devices and their routes
 
     # Up and down
 
     @contextmanager
     def up(self) -> Iterator["Lab"]:
-        """The clusters, with all services ready; nothing of them is left when the context is closed.
+        """The clusters, with all services ready; removed completely at the end.
 
-        :raises CommandFailed: among others, where clusters of these names are there already.
+        :raises CommandFailed: among other reasons, a namespace of the same name exists.
         """
         remove_leftovers()
         for cluster in self.clusters:
             if (NETNS / cluster.namespace).exists():
-                raise CommandFailed(f"there is a network namespace {cluster.namespace} already")
+                raise CommandFailed(f"the network namespace {cluster.namespace} exists already")
         with ExitStack() as stack:
             self.folder = claim([cluster.namespace for cluster in self.clusters])
             stack.callback(take_down, self.folder)
@@ -423,7 +423,7 @@ class Lab:
             yield self
 
     def _connect(self) -> None:
-        """Each cluster with each; `eth0` holds the pods and leads to everything that has no way of its own."""
+        """Connect each cluster with each other; `eth0` has the addresses of the pods and the default route."""
         caller, producer, third = self.clusters
         links = ((caller, "eth0", producer, "eth0"), (caller, "eth1", third, "eth0"), (producer, "eth1", third, "eth1"))
         for one, device, other, peer in links:
@@ -441,7 +441,7 @@ class Lab:
             one.ip("route", "add", other.network, "dev", "eth1")
 
     def _start_services(self, stack: ExitStack) -> None:
-        """All at once, and then all are waited for."""
+        """Start all services concurrently, then wait until all are ready."""
         started = []
         for cluster in (self.caller_cluster, self.producer_cluster):
             for pod in cluster.pods:
@@ -464,10 +464,10 @@ class Lab:
 
 
 class Pod(Service):
-    """A service whose output lies in the lab's folder and goes with it."""
+    """A service whose output is a file in the lab's folder, removed with it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, output: Path) -> None:
-        self.process, self.url, self._output = process, url, output
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self.process, self.url, self._log = process, url, log
 
 
 CALLER_SETTINGS = {
@@ -484,7 +484,7 @@ def pod_name(pod: str) -> str:
 
 
 def missing() -> str | None:
-    """Why the clusters cannot be built on this machine; None: they can."""
+    """Why the clusters cannot be built on this machine; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     for tool in ("ip", "iptables-restore"):
@@ -493,7 +493,7 @@ def missing() -> str | None:
     if UNBOUND is None:
         return "unbound is not installed"
     if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun"
+        return "/dev/net/tun does not exist"
     try:
         remove_leftovers()
         try_out()
@@ -506,6 +506,6 @@ _NUMBERS = count()
 
 
 def for_tests() -> AbstractContextManager[Lab]:
-    """Clusters whose namespaces have names of their own, so that several runs can go on at once."""
+    """Clusters with unique names of their namespaces, so that several test runs can be concurrent."""
     number = next(_NUMBERS)
     return Lab(f"-{os.getpid()}-{number}" if number else f"-{os.getpid()}").up()

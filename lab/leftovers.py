@@ -1,7 +1,7 @@
-"""What a lab made outside its own process, and how it goes away, also when that process was killed.
+"""Removal of what a lab created outside its own process, also after that process was killed.
 
-Every lab has a folder under `STATE`, whose name says which process owns it, and which names its namespaces. A folder
-whose owner is gone is a leftover: the next lab removes it, and nothing else.
+Every lab has a folder under `STATE`. The name of the folder identifies the process that owns it; a file in it lists its
+namespaces. A folder whose owner no longer runs is a leftover: the next lab removes it, and nothing else.
 """
 
 import os
@@ -15,25 +15,25 @@ from itertools import count
 from pathlib import Path
 
 STATE = Path(os.environ.get("TWO_CLUSTERS_STATE", "/var/lib/sample-two-clusters"))
-"""Not below `/run`, from which nothing can be executed on many machines."""
+"""Not below `/run`, which is mounted noexec on many machines."""
 NETNS = Path("/run/netns")
 NETNS_CONF = Path("/etc/netns")
-"""Both are iproute2's: what lies in `/etc/netns/NAME` is mounted over `/etc` by `ip netns exec NAME`."""
+"""Both are directories of iproute2; `ip netns exec NAME` mounts the files of `/etc/netns/NAME` over `/etc`."""
 
 NAMES = "namespaces"
 _NUMBERS = count()
 
 
 def claim(namespaces: Sequence[str]) -> Path:
-    """A folder of this process for a lab that is about to make these namespaces."""
+    """Create the folder of a lab that will create these namespaces."""
     pid = os.getpid()
-    folder = made(STATE / f"{pid}-{started_at(pid)}-{next(_NUMBERS)}")
+    folder = make_folder(STATE / f"{pid}-{started_at(pid)}-{next(_NUMBERS)}")
     (folder / NAMES).write_text("\n".join(namespaces))
     return folder
 
 
-def made(folder: Path) -> Path:
-    """The folder, with its parents: one of those may go at this very moment, together with another lab."""
+def make_folder(folder: Path) -> Path:
+    """Create the folder and its parents; retry, because another lab may remove an empty parent at this moment."""
     for _ in range(100):
         with suppress(FileNotFoundError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def made(folder: Path) -> Path:
 
 
 def remove_leftovers(state: Path = STATE) -> list[str]:
-    """Take down the labs whose owner is gone; the namespaces they had."""
+    """Take down the labs whose owner no longer runs; the namespaces that they had."""
     removed = []
     for folder in sorted(state.glob("*-*-*")):
         pid, started, _ = folder.name.split("-")
@@ -52,9 +52,9 @@ def remove_leftovers(state: Path = STATE) -> list[str]:
 
 
 def started_at(pid: int) -> str | None:
-    """When the process was started, in clock ticks since boot (proc(5), field 22 of stat); None: it is gone.
+    """Start of the process, in clock ticks since boot (proc(5), field 22 of stat); None: it does not run.
 
-    A number may be given again, but not together with its start.
+    A process id can be reused, but not with the same start.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -65,8 +65,8 @@ def started_at(pid: int) -> str | None:
 
 
 def take_down(folder: Path) -> list[str]:
-    """Kill what runs in the lab's namespaces, and remove them and its files; the names of the namespaces."""
-    with suppress(FileNotFoundError):  # another run takes it down at the same time
+    """Kill the processes in the lab's namespaces, and remove these and its files; the names of the namespaces."""
+    with suppress(FileNotFoundError):  # another process takes it down at the same time
         names = (folder / NAMES).read_text().split()
         for name in names:
             kill_all_in(name)
@@ -74,14 +74,14 @@ def take_down(folder: Path) -> list[str]:
             shutil.rmtree(NETNS_CONF / name, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         for parent in (folder.parent, NETNS_CONF):
-            with suppress(OSError):  # something of another lab, or of somebody else, is there
+            with suppress(OSError):  # not empty: another lab, or somebody else, uses it
                 parent.rmdir()
         return names
     return []
 
 
 def kill_all_in(namespace: str) -> None:
-    """And wait until they are gone, for a few seconds at most."""
+    """Kill the processes and wait for their end, for a few seconds at most."""
     deadline = time.monotonic() + 5
     while (pids := pids_in(namespace)) and time.monotonic() < deadline:
         for pid in pids:
@@ -91,7 +91,7 @@ def kill_all_in(namespace: str) -> None:
 
 
 def pids_in(namespace: str) -> list[int]:
-    """The processes in the namespace; threads of this one that entered it do not count."""
+    """The processes in the namespace, without threads of this process that entered it."""
     found = quietly("ip", "netns", "pids", namespace) if (NETNS / namespace).exists() else ""
     return [int(pid) for pid in found.split()]
 

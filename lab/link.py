@@ -1,9 +1,9 @@
-"""A link with latency between two clusters, in user space: what goes in at one end comes out at the other later.
+"""A link with latency between two clusters, in user space: a packet leaves the other end some time later.
 
     python -m lab.link MILLIS NAMESPACE NAMESPACE
 
-Each namespace gets a device `wan0` for as long as this runs; what is routed to it arrives half of MILLIS later, so that
-MILLIS is what a round trip takes. For kernels without `netem`.
+Each namespace has a device `wan0` while this runs. A packet that is routed to it arrives half of MILLIS later, so that
+MILLIS is the round-trip time. For kernels without `netem`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
 
 
 def enter(namespace: str) -> None:
-    """Move this thread, and the sockets it makes from now on, into the namespace. Python 3.12 has `os.setns`."""
+    """Move this thread, and the sockets that it creates later, into the namespace. Python 3.12 has `os.setns`."""
     libc = ctypes.CDLL(None, use_errno=True)
     with (NETNS / namespace).open() as file:
         if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
@@ -31,7 +31,7 @@ def enter(namespace: str) -> None:
 
 
 def opened(namespace: str) -> int:
-    """A tun device in the namespace; its packets are read and written here."""
+    """A tun device in the namespace: a file descriptor that reads and writes its packets."""
     enter(namespace)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI))
@@ -46,7 +46,7 @@ async def relay(ends: list[int], seconds: float) -> None:
             loop.call_later(seconds, arrive, sink, os.read(source, 65535))
 
     def arrive(sink: int, packet: bytes) -> None:
-        with suppress(OSError):  # the device is down, or its queue is full: a packet may get lost
+        with suppress(OSError):  # the device is down, or its queue is full: the packet is lost
             os.write(sink, packet)
 
     for source, sink in zip(ends, reversed(ends), strict=True):

@@ -1,6 +1,7 @@
-"""The Grafana dashboard, as data; `make docs` writes it to `grafana-dashboard.json`."""
+"""The Grafana dashboard as data: `python -m observability.dashboard` prints it, `make docs` writes it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from itertools import count
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ class Query(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """`kind` is Grafana's name of the panel; `width` in 24ths of the page."""
+    """A panel. `kind`: Grafana's panel type; `width`: in 24ths of the page."""
 
     title: str
     description: str
@@ -33,7 +34,7 @@ def rate(metric: str, *labels: str) -> str:
 
 
 def quantile(q: float, metric: str, *labels: str, by: str = "") -> str:
-    """Of a histogram, by one label or by none."""
+    """Query for a quantile of a histogram, by one label or none."""
     groups = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, sum by ({groups}) ({rate(f'{metric}_bucket', *labels)}))"
 
@@ -58,41 +59,41 @@ ROWS: dict[str, list[Panel]] = {
     "Who answers": [
         Panel(
             "Calls by answering cluster",
-            "Calls a second, by the cluster that answered; `unknown`: nobody said, or no reply came.",
+            "Calls per second by answering cluster; `unknown`: no reply, or not identified.",
             [Query(f"sum by (peer_cluster) ({CALLS})", "{{peer_cluster}}")],
             stacked=True,
         ),
         Panel(
             "Calls by answering zone",
-            "The same by zone. A ClusterSetIP chooses a pod per connection, so kept connections show as steps.",
+            "The same by zone. A ClusterSetIP chooses a pod per connection, so reused connections show as steps.",
             [Query(f"sum by (peer_cluster, peer_zone) ({CALLS})", "{{peer_cluster}} {{peer_zone}}")],
             stacked=True,
         ),
         Panel(
             "Border crossed",
-            "Calls a second by the widest border between the caller and who answered: none, zone or region.",
+            "Calls per second by the widest border between caller and producer: none, zone or region.",
             [Query(f"sum by (crossing) ({CALLS})", "{{crossing}}")],
             stacked=True,
         ),
         Panel(
             "Answered by the caller's own cluster",
-            "Share of calls. For a target that ends in clusterset.local it should be 0, unless both clusters export.",
+            "Share of calls. Expected for a clusterset.local target: 0, unless both clusters export the Service.",
             [Query(f"(sum({OWN_CLUSTER}) or vector(0)) / sum({CALLS})", "own cluster")],
             unit="percentunit",
         ),
     ],
-    "What becomes of calls": [
+    "Outcomes": [
         Panel(
             "Calls by outcome",
-            "Calls a second by outcome; docs/when-it-does-not-work.md has the causes of each.",
+            "Calls per second by outcome; docs/troubleshooting.md has the causes of each.",
             [Query(f"sum by (outcome) ({CALLS})", "{{outcome}}")],
             stacked=True,
         ),
         Panel(
             "Share of calls that failed",
-            "By target. `http_error` is the producer's own answer, perhaps asked for; the rest happened on the way.",
+            "By target. `http_error` is the producer's own answer, perhaps requested; other failures happen before it.",
             [
-                Query(f"sum by (target) ({FAILED}) / sum by (target) ({CALLS})", "{{target}} on the way"),
+                Query(f"sum by (target) ({FAILED}) / sum by (target) ({CALLS})", "{{target}} without http_error"),
                 Query(f"sum by (target) ({HTTP_ERRORS}) / sum by (target) ({CALLS})", "{{target}} http_error"),
             ],
             unit="percentunit",
@@ -101,21 +102,21 @@ ROWS: dict[str, list[Panel]] = {
     "Latency": [
         Panel(
             "Round trip",
-            "p50, p90 and p99 of all calls, to the last byte of the reply; delays that were asked for are in it.",
+            "p50, p90 and p99 of all calls, to the last byte of the reply, injected delays included.",
             quantiles("caller_hop_duration_seconds", HOPS),
             unit="s",
             width=8,
         ),
         Panel(
             "Round trip by answering cluster, p99",
-            "The slowest hundredth, by the cluster that answered.",
+            "p99 of all calls, injected delays included.",
             [Query(quantile(0.99, "caller_hop_duration_seconds", HOPS, by="peer_cluster"), "{{peer_cluster}}")],
             unit="s",
             width=8,
         ),
         Panel(
             "Network by answering cluster, p50",
-            "What the producer did not spend of the time between request and reply: the way there and back.",
+            "The wait for the reply minus the time that the producer spent.",
             [
                 Query(
                     quantile(0.5, "caller_hop_phase_duration_seconds", HOPS, 'phase="network"', by="peer_cluster"),
@@ -128,7 +129,7 @@ ROWS: dict[str, list[Panel]] = {
         *(
             Panel(
                 f"Phases, p{q * 100:.0f}",
-                "Of the calls that took the phase: one over an open connection has no dns, connect and tls.",
+                "Of the calls that have the phase: a reused connection has no dns, connect and tls.",
                 [Query(quantile(q, "caller_hop_phase_duration_seconds", HOPS, by="phase"), "{{phase}}")],
                 unit="s",
                 width=8,
@@ -138,15 +139,15 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Connections and load": [
         Panel(
-            "Calls over an open connection",
-            "Share of calls that needed no new connection; attempts that failed count as needing one.",
+            "Calls over a reused connection",
+            "Share of calls without a new connection; a failed attempt counts as a new connection.",
             [Query(f"clamp_min(1 - sum({CONNECTED}) / sum({SENT}), 0)", "reused")],
             unit="percentunit",
             width=8,
         ),
         Panel(
             "New connections",
-            "TCP connections a second that were made or tried; `unknown`: who answered is not known.",
+            "TCP connections per second, established or tried; `unknown`: no reply, or not identified.",
             [
                 Query(f"sum by (peer_cluster) ({CONNECTED})", "{{peer_cluster}}"),
             ],
@@ -155,7 +156,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Requests in flight",
-            "The most of any pod, and what MAX_IN_FLIGHT allows. A run counts as one request of the caller.",
+            "Maximum of any pod, and the limit MAX_IN_FLIGHT. A run counts as one request of the caller.",
             [
                 Query(f"max by (app) (http_server_active_requests{{{SERVICES}}})", "{{app}}"),
                 Query(f"min by (app) (http_server_active_requests_limit{{{SERVICES}}})", "{{app}} limit"),
@@ -165,12 +166,12 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Refused for load",
-            "Requests a second that were answered 503 because MAX_IN_FLIGHT were in flight.",
+            "Requests per second answered 503 because MAX_IN_FLIGHT was reached.",
             [Query(f"sum by (app) ({rate('http_server_requests_refused_total', SERVICES)})", "{{app}}")],
         ),
         Panel(
             "Requests of the caller",
-            "What the caller is asked, by route and status; a failed hop is a 200.",
+            "Requests per second to the caller, by route and status; a failed call is a 200.",
             [
                 Query(
                     f"sum by (http_route, http_response_status_code) ({REQUESTS})",
@@ -181,22 +182,22 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Runs": [
         Panel(
-            "Runs going on",
-            "Runs by the API or the page; those of the command line are not scraped.",
+            "Active runs",
+            "Runs through the API or the page; runs of the CLI are not scraped.",
             [Query(f"sum(caller_runs_active{{{PODS}}})", "runs")],
             unit="short",
         ),
         Panel(
-            "Lateness of calls of runs",
-            "How long after their time calls were started. More than some ms: the caller has too little CPU.",
-            quantiles("caller_run_lateness_seconds", PODS),
+            "Scheduling delay of runs",
+            "From the intended to the actual start of a call. More than a few ms: the caller needs more CPU.",
+            quantiles("caller_run_scheduling_delay_seconds", PODS),
             unit="s",
         ),
     ],
-    "The producer's view": [
+    "Producer": [
         Panel(
             "Answers by status",
-            "What the producers answered; a call that failed on the way is in the caller's view only.",
+            "Replies of the producers. Calls that fail before they reach a producer are in the caller's panels only.",
             [
                 Query(f"sum by (http_response_status_code) ({ANSWERS})", "{{http_response_status_code}}"),
             ],
@@ -205,14 +206,14 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Time in the producer",
-            "p50, p90 and p99, delays that were asked for included.",
+            "p50, p90 and p99, injected delays included.",
             quantiles("http_server_request_duration_seconds", PRODUCER),
             unit="s",
             width=8,
         ),
         Panel(
             "Answers by pod",
-            "Whether all pods get their share.",
+            "Replies per second by pod: whether all pods get equal shares.",
             [
                 Query(f"sum by (cluster, pod) ({ANSWERS})", "{{cluster}} {{pod}}"),
             ],
@@ -223,7 +224,7 @@ ROWS: dict[str, list[Panel]] = {
     "Life cycle": [
         Panel(
             "Ready and draining",
-            "Pods that are ready, and pods that were told to stop and still serve (DRAIN_SECONDS).",
+            "Pods that are ready, and pods that got SIGTERM and still serve (DRAIN_SECONDS).",
             [
                 Query(f"sum by (app) (service_ready{{{SERVICES}}})", "{{app}} ready"),
                 Query(f"sum by (app) (service_draining{{{SERVICES}}})", "{{app}} draining"),
@@ -233,28 +234,28 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Scraped",
-            "1: the pod's metrics could be read.",
+            "1: the pod can be scraped.",
             [Query(f"min by (app, pod) (up{{{SERVICES}}})", "{{app}} {{pod}}")],
             unit="short",
             width=6,
         ),
         Panel(
             "CPU",
-            "Cores, by pod.",
+            "CPU cores by pod.",
             [Query(f"sum by (app, pod) ({rate('process_cpu_seconds_total', SERVICES)})", "{{app}} {{pod}}")],
             unit="short",
             width=6,
         ),
         Panel(
             "Memory",
-            "Resident, by pod.",
+            "Resident memory by pod.",
             [Query(f"sum by (app, pod) (process_resident_memory_bytes{{{SERVICES}}})", "{{app}} {{pod}}")],
             unit="bytes",
             width=6,
         ),
         Panel(
             "Who runs where",
-            "The processes that are scraped, as they know themselves.",
+            "Identity of each scraped process.",
             [
                 Query(
                     "count by (service_name, service_version, k8s_cluster_name, cloud_region, cloud_availability_zone) "
@@ -276,7 +277,7 @@ def dashboard() -> str:
         {
             "uid": "sample-service-to-service",
             "title": "sample-service-to-service",
-            "description": "Who answers the caller, in which cluster, what becomes of calls, and where the time goes.",
+            "description": "Which cluster answers the caller, outcomes, latency and phases, runs, load.",
             "tags": ["sample-service-to-service"],
             "schemaVersion": 39,
             "editable": True,
@@ -294,7 +295,7 @@ def dashboard() -> str:
                     variable("target", "Target", "caller_hop_duration_seconds_count"),
                 ]
             },
-            "panels": list(placed()),
+            "panels": list(positioned()),
         },
         indent=2,
     )
@@ -302,7 +303,7 @@ def dashboard() -> str:
 
 
 def variable(label: str, title: str, metric: str) -> dict[str, Any]:
-    """All values of a label of a metric; `.*` for all of them, so that a label that is nowhere set does no harm."""
+    """A variable: a label of a metric. The value of All is `.*`, which also matches series without the label."""
     return {
         "name": label,
         "label": title,
@@ -318,8 +319,8 @@ def variable(label: str, title: str, metric: str) -> dict[str, Any]:
     }
 
 
-def placed() -> Iterator[dict[str, Any]]:
-    """Rows and panels in the grid of Grafana, 24 wide."""
+def positioned() -> Iterator[dict[str, Any]]:
+    """Rows and panels with their positions in Grafana's grid, which is 24 wide."""
     numbers = count(1)
     y = 0
     for title, panels in ROWS.items():
@@ -360,3 +361,7 @@ def drawn(panel: Panel, number: int) -> dict[str, Any]:
         ],
         **({"transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}]} if table else {}),
     }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(dashboard())

@@ -1,1 +1,1 @@
-"""The service in cluster 2: echoes what it gets, says who it is, and fails on request."""
+"""The service in cluster 2: echoes messages with its identity, and injects faults on request."""

@@ -1,9 +1,7 @@
-"""`sample-producer`, `python -m producer`: serve, told by the environment."""
+"""`sample-producer`, `python -m producer`: the server, configured by environment variables."""
 
 import signal
 import sys
-
-from common import garbage
 
 
 def main() -> None:
@@ -14,8 +12,7 @@ def main() -> None:
             f"sample-producer takes no arguments, got {sys.argv[1]!r}; settings are environment variables\n"
         )
         raise SystemExit(2)
-    garbage.pause()
-    from common.lifecycle import Lifecycle
+    from common.middleware.draining import Lifecycle
     from common.server import serve
     from common.settings import from_environment
     from producer.app import create_app
@@ -23,9 +20,7 @@ def main() -> None:
 
     settings = from_environment(Settings)
     lifecycle = Lifecycle()
-    app = create_app(settings, lifecycle)
-    garbage.collect_from_now_on()
-    serve(app, settings, lifecycle)
+    serve(create_app(settings, lifecycle), settings, lifecycle)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does the fault apply to this call, here?"""
+"""Fault injection: whether a call gets the delay and the status of its message."""
 
 from random import Random
 
@@ -6,18 +6,18 @@ from common.messages import ClusterMetadata, Message, Only
 
 
 class Faults:
-    """A fair coin per call, `faultRate` of the way; seedable."""
+    """One random draw per call against `faultRate`; a seed makes the sequence repeatable."""
 
     def __init__(self, seed: int | None = None) -> None:
-        self.coin = Random(seed)
+        self.random = Random(seed)
 
     def apply(self, message: Message, here: ClusterMetadata) -> bool:
-        """Whether this call gets the message's delay and status, rather than 200 at once."""
-        return matches(message.only, here) and self.coin.random() < message.fault_rate
+        """Whether this call gets the message's delay and status instead of an immediate 200."""
+        return matches(message.only, here) and self.random.random() < message.fault_rate
 
 
 def matches(only: Only | None, here: ClusterMetadata) -> bool:
-    """Everything that `only` names is so here; naming nothing matches everywhere."""
+    """Whether every field that `only` names has that value here; without fields it matches everywhere."""
     if only is None:
         return True
     return all(getattr(here, name) == value for name, value in only.model_dump(exclude_none=True).items())

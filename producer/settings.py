@@ -4,6 +4,4 @@ from common.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    fault_seed: int | None = Field(
-        default=None, description="seed of the coin behind `faultRate`, for a repeatable run"
-    )
+    fault_seed: int | None = Field(default=None, description="random seed of `faultRate`, for a repeatable run")

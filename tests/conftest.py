@@ -9,6 +9,13 @@ from lab.processes import WEST
 from tests.support.browser import chromium
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in the lab need root: `-m "not root"` leaves them out."""
+    for item in items:
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.add_marker("root")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -30,16 +37,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the test, not from where it runs."""
+    """Settings come from the test, not from the environment in which it runs."""
     for name in (*WEST, "PORT", "HOST", "PRODUCER_URL", "COMPARE_URLS", "POD_NAME", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With REQUIRE_ALL, as in CI, a skipped test is a failed one: everything it needs should be there."""
+    """With REQUIRE_ALL, as in CI, a skipped test fails: everything that it needs should be installed."""
     report = yield
     if report.skipped and os.environ.get("REQUIRE_ALL") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, and REQUIRE_ALL is set: {report.longrepr}"
+        report.longrepr = f"skipped although REQUIRE_ALL is set: {report.longrepr}"
     return report

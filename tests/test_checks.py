@@ -1,4 +1,4 @@
-"""The preflight: what each way of going wrong looks like step by step, how long it may take, and that it asks once."""
+"""The preflight: the verdict of each step for each failure, its duration, and the sharing of one report."""
 
 import asyncio
 import json
@@ -14,6 +14,8 @@ import httpx
 import pytest
 import trustme
 
+from caller.check.preflight import CALL_SECONDS, REUSE_SECONDS
+from caller.explain.dns import SYSTEM_SECONDS
 from common import __version__
 from lab.lab import (
     CLUSTER_DNS,
@@ -25,6 +27,7 @@ from lab.lab import (
     LOCAL_PRODUCER_POD,
     NDOTS_2,
     NDOTS_5,
+    SANITY_CHECK_NAME,
     Lab,
 )
 from lab.processes import Service
@@ -40,9 +43,12 @@ from tests.support.servers import (
     serving,
 )
 
+FAILURE_SECONDS = CALL_SECONDS + SYSTEM_SECONDS
+"""The longest report: a call that times out, then a DNS report that times out."""
+REPORT_SECONDS = 2 * FAILURE_SECONDS
+"""The same on a busy machine; without the timeouts of a check, it is 20 s and longer."""
 STEPS = ["dns", "tcp", "tls", "http", "identity", "crossing", "version", "clock"]
-CONTROL = "kubernetes.default.svc.cluster.local"
-EVERYTHING_SILENT = dict.fromkeys(("*", CLUSTER_SET_NAME, CLUSTER_NAME, CONTROL), "silent")
+EVERYTHING_SILENT = dict.fromkeys(("*", CLUSTER_SET_NAME, CLUSTER_NAME, SANITY_CHECK_NAME), "silent")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +59,7 @@ def _the_callers_own_ndots(lab: Lab) -> Iterator[None]:
 
 @pytest.fixture
 def caller(lab: Lab) -> Iterator[Service]:
-    """One that has checked nothing yet: a report is shown again for a while."""
+    """A caller without a report, which it would reuse for a while."""
     with lab.caller() as caller:
         yield caller
 
@@ -77,7 +83,7 @@ async def checked_here(*urls: str, **settings: Any) -> dict[str, Any]:
 
 
 def assert_complete(report: dict[str, Any]) -> None:
-    """Every step of every target is there, the verdict is the worst, and whatever is not well says what to do."""
+    """Every target has every step, the verdict is the worst, and each warning or failure has a next step."""
     verdicts = {check["verdict"] for check in report["checks"]}
     assert report["verdict"] == next(verdict for verdict in ("fail", "warn", "pass") if verdict in verdicts)
     for target in {check["target"] for check in report["checks"]} - {None}:
@@ -96,14 +102,14 @@ def verdicts(report: dict[str, Any], target: str | None = None) -> dict[str, str
 
 
 def step(report: dict[str, Any], name: str, target: str | None = None) -> dict[str, Any]:
-    """The check of that name; of the only target, or of the one that is named."""
+    """The check of that name, of the only target or of the given one."""
     (check,) = (check for check in report["checks"] if check["check"] == name and target in (None, check["target"]))
     found: dict[str, Any] = check
     return found
 
 
 def stopped_at(failed: str) -> dict[str, str]:
-    """Before it all is well (over plain http), after it nothing was looked at."""
+    """The verdicts of a target whose call failed in this step, over plain HTTP."""
     position = STEPS.index(failed)
     return {
         name: "fail" if name == failed else "skip" if name == "tls" or STEPS.index(name) > position else "pass"
@@ -112,21 +118,19 @@ def stopped_at(failed: str) -> dict[str, str]:
 
 
 NO_NAME = {"dns": "skip"}
-"""Where the target is an address."""
+"""The verdict for an address."""
 NO_TOKEN = {"kubernetes": "skip"}
-"""`tests/test_kubernetes.py` has what is there with one."""
+"""`tests/test_kubernetes.py` has the verdicts with a token."""
 ALL_WELL = dict.fromkeys(STEPS, "pass") | {"tls": "skip"}
 
 
 # Two clusters
 
 
-def test_when_all_is_well_every_check_passes(lab: Lab, caller: Service) -> None:
+def test_every_check_passes_when_everything_works(lab: Lab, caller: Service) -> None:
     report = checked(lab, caller)
     assert report["verdict"] == "pass"
-    assert (
-        verdicts(report) == dict.fromkeys(("settings", "identity", "resolv.conf", "control query"), "pass") | NO_TOKEN
-    )
+    assert verdicts(report) == dict.fromkeys(("settings", "identity", "resolv.conf", "resolver"), "pass") | NO_TOKEN
     assert verdicts(report, CLUSTER_SET_URL) == ALL_WELL
     assert verdicts(report, CLUSTER_URL) == ALL_WELL
     assert [(target["target"], target["outcome"], target["clusterName"]) for target in report["targets"]] == [
@@ -139,10 +143,10 @@ def test_when_all_is_well_every_check_passes(lab: Lab, caller: Service) -> None:
     assert "cluster: yes, region: yes, zone: yes" in step(report, "crossing", CLUSTER_SET_URL)["evidence"]
     assert "cluster: no" in step(report, "crossing", CLUSTER_URL)["evidence"]
     assert __version__ in step(report, "version", CLUSTER_SET_URL)["evidence"]
-    assert report["millis"] < 2000
+    assert report["millis"] < FAILURE_SECONDS * 1000
 
 
-def test_with_ndots_5_only_the_search_list_is_warned_of(lab: Lab, caller: Service) -> None:
+def test_with_ndots_5_only_resolv_conf_is_a_warning(lab: Lab, caller: Service) -> None:
     with lab.resolver(NDOTS_5):
         report = checked(lab, caller)
     assert [check["check"] for check in report["checks"] if check["verdict"] == "warn"] == ["resolv.conf"]
@@ -157,14 +161,14 @@ def test_a_name_that_is_not_exported_fails_at_dns(lab: Lab, caller: Service) -> 
     dns = step(report, "dns", CLUSTER_SET_URL)
     assert "dns_nxdomain" in dns["evidence"]
     assert "NXDOMAIN" in dns["evidence"]
-    assert dns["nextStep"].startswith("There is no ServiceExport")
+    assert "no ServiceExport" in dns["nextStep"]
     assert (
         "kubectl --context producer-cluster -n istio-apps get service,serviceexport sample-producer" in dns["command"]
     )
     assert report["targets"][0]["outcome"] == "dns_nxdomain"
 
 
-def test_a_failing_target_leaves_the_others_as_they_are(lab: Lab, caller: Service) -> None:
+def test_a_failing_target_does_not_affect_the_others(lab: Lab, caller: Service) -> None:
     with lab.zone({CLUSTER_SET_NAME: "nxdomain"}):
         report = checked(lab, caller)
     assert verdicts(report, CLUSTER_SET_URL) == stopped_at("dns")
@@ -172,16 +176,14 @@ def test_a_failing_target_leaves_the_others_as_they_are(lab: Lab, caller: Servic
     assert report["verdict"] == "fail"
 
 
-def test_a_cluster_whose_dns_does_not_know_its_own_services_fails_at_the_control_query(
-    lab: Lab, caller: Service
-) -> None:
-    with lab.zone({CLUSTER_SET_NAME: "servfail", CONTROL: "servfail"}):
+def test_a_cluster_whose_dns_does_not_resolve_its_own_services_fails_at_the_resolver(lab: Lab, caller: Service) -> None:
+    with lab.zone({CLUSTER_SET_NAME: "servfail", SANITY_CHECK_NAME: "servfail"}):
         report = checked(lab, caller)
-    assert verdicts(report)["control query"] == "fail"
+    assert verdicts(report)["resolver"] == "fail"
     assert step(report, "dns", CLUSTER_SET_URL)["nextStep"].startswith("The cluster's DNS is broken")
 
 
-def test_a_lookup_that_loses_queries_is_a_warning(lab: Lab, caller: Service) -> None:
+def test_a_lookup_whose_queries_are_lost_is_a_warning(lab: Lab, caller: Service) -> None:
     with lab.zone({CLUSTER_SET_NAME: {"addresses": [CLUSTER_SET_IP], "ttl": 30, "silent": ["AAAA"]}}):
         report = checked(lab, caller)
     assert verdicts(report, CLUSTER_SET_URL) == ALL_WELL | {"dns": "warn"}
@@ -204,7 +206,7 @@ def test_a_firewall_that_drops_fails_at_tcp_in_time(lab: Lab, caller: Service) -
     assert verdicts(report, CLUSTER_SET_URL) == stopped_at("tcp")
     assert "firewall" in step(report, "tcp", CLUSTER_SET_URL)["nextStep"]
     assert verdicts(report, CLUSTER_URL) == ALL_WELL
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < REPORT_SECONDS
 
 
 def test_an_exported_name_that_the_own_cluster_answers_is_a_warning(lab: Lab, caller: Service) -> None:
@@ -215,21 +217,20 @@ def test_an_exported_name_that_the_own_cluster_answers_is_a_warning(lab: Lab, ca
     assert report["verdict"] == "warn"
 
 
-def test_when_everything_is_silent_the_checks_end_in_time(lab: Lab) -> None:
-    """DNS as well, with glibc's own time-outs, for which getaddrinfo would wait 20 s and longer."""
+def test_when_everything_is_silent_the_checks_end_within_their_timeout(lab: Lab) -> None:
+    """DNS as well, with glibc's default timeouts, with which getaddrinfo takes 20 s and longer."""
     with (
-        lab.caller(CONNECT_TIMEOUT_SECONDS="60", CALL_TIMEOUT_SECONDS="60") as patient,
+        lab.caller(CONNECT_TIMEOUT_SECONDS="60", CALL_TIMEOUT_SECONDS="60") as caller,
         lab.zone(EVERYTHING_SILENT),
         lab.resolver("ndots:5"),
         lab.firewall("DROP"),
     ):
         started = time.monotonic()
-        report = checked(lab, patient)
+        report = checked(lab, caller)
         took = time.monotonic() - started
     assert verdicts(report, CLUSTER_SET_URL) == stopped_at("dns")
     assert verdicts(report, CLUSTER_URL) == stopped_at("dns") | {"dns": "warn"}
-    assert took < 10
-    assert report["millis"] == pytest.approx(took * 1000, abs=500)
+    assert CALL_SECONDS <= report["millis"] / 1000 <= took < REPORT_SECONDS
 
 
 # Loopback
@@ -273,7 +274,9 @@ async def test_an_untrusted_certificate_fails_at_tls(untrusted: ssl.SSLContext) 
     ],
     ids=["proxy", "page", "producer", "closed"],
 )
-async def test_what_is_no_answer_of_the_producer_fails_at_http(reply: bytes, evidence: str, next_step: str) -> None:
+async def test_a_reply_that_is_not_the_producers_answer_fails_at_http(
+    reply: bytes, evidence: str, next_step: str
+) -> None:
     async with listening(replying(reply)) as address:
         report = await checked_here(address)
     target = report["targets"][0]["target"]
@@ -333,18 +336,18 @@ async def test_another_version_of_the_producer_is_a_warning(version: str, verdic
 @pytest.mark.parametrize(
     ("ahead", "verdict"), [(10, "warn"), (-10, "warn"), (0.2, "pass"), (-0.2, "pass"), (0, "pass"), (86_400, "warn")]
 )
-async def test_clocks_that_differ_are_a_warning_with_the_sign_and_the_size(ahead: float, verdict: str) -> None:
+async def test_a_clock_skew_above_a_second_is_a_warning_with_its_sign_and_size(ahead: float, verdict: str) -> None:
     async with listening(echoing(clock_ahead=ahead)) as address:
         report = await checked_here(address)
     clock = step(report, "clock")
     assert clock["verdict"] == verdict
-    said, error = (float(word) for word in clock["evidence"].split() if word.strip("+-").replace(".", "").isdigit())
-    assert said == pytest.approx(ahead * 1000, abs=100)
-    assert 0 <= error < 100
+    skew, error = (float(word) for word in clock["evidence"].split() if word.strip("+-").replace(".", "").isdigit())
+    assert abs(skew - ahead * 1000) <= error + 0.2, "both are rounded to 0.1 ms"
+    assert 0 <= error < 1000
 
 
 @pytest.mark.parametrize("clock", ["", "soon", "nan", "inf", "1e999"])
-async def test_a_clock_that_is_none_is_skipped(clock: str) -> None:
+async def test_an_invalid_clock_is_skipped(clock: str) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         message = json.loads((await read_request(reader)).partition(b"\r\n\r\n")[2])
         ack = {"id": message["id"], "received": "check", "headers": {}, "metadata": {}}
@@ -356,7 +359,7 @@ async def test_a_clock_that_is_none_is_skipped(clock: str) -> None:
     assert step(report, "clock")["verdict"] == "skip"
 
 
-# Many ask
+# Concurrent requests
 
 
 @asynccontextmanager
@@ -374,7 +377,7 @@ async def counting(delay: float = 0.0) -> AsyncIterator[tuple[str, Counter[str]]
         yield address, calls
 
 
-async def test_those_who_ask_at_once_share_one_run_and_its_report_is_good_for_a_while() -> None:
+async def test_concurrent_requests_share_one_report_which_is_reused_for_a_while() -> None:
     async with producing() as url, in_process(caller_app(url, "http://localhost:1")) as client:
         replies = await asyncio.gather(*(client.get("/caller/checks") for _ in range(20)))
         again = await client.get("/caller/checks")
@@ -386,20 +389,20 @@ async def test_those_who_ask_at_once_share_one_run_and_its_report_is_good_for_a_
 
 
 def calls_counted(metrics: str) -> float:
-    """How many messages the producer has answered, by its own metrics."""
+    """Number of messages that the producer has answered, by its own metrics."""
     lines = [line for line in metrics.splitlines() if "/producer/messages" in line and "_count{" in line]
     return sum(float(line.split()[-1]) for line in lines)
 
 
-async def test_a_later_run_looks_again() -> None:
+async def test_a_later_request_runs_the_checks_again() -> None:
     async with counting() as (address, calls), in_process(caller_app(address)) as client:
         await client.get("/caller/checks")
-        await asyncio.sleep(2.2)
+        await asyncio.sleep(REUSE_SECONDS + 0.2)
         await client.get("/caller/checks")
     assert calls["made"] == 2
 
 
-async def test_a_client_that_hangs_up_breaks_nothing_for_the_next() -> None:
+async def test_a_client_that_disconnects_does_not_affect_the_next() -> None:
     async with counting(delay=0.5) as (address, calls), serving(caller_app(address)) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         for _ in range(3):
@@ -416,7 +419,7 @@ async def test_a_client_that_hangs_up_breaks_nothing_for_the_next() -> None:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Close at once, with a RST."""
+    """Close immediately, with a RST."""
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     writer.transport.abort()

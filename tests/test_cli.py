@@ -1,4 +1,4 @@
-"""The command line: what it prints and what it ends with. The cases are those that a newcomer would try."""
+"""`sample-caller call` and `check`: output and exit codes. The cases are those that a new user would try."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from caller.cli.terminal import BAR_CELLS
+from common import __version__
 from lab.lab import CLUSTER_NAME, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
 from lab.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
 from tests.support.terminals import run_on_a_terminal
@@ -24,7 +26,7 @@ def cli(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> su
         env={"PATH": os.environ["PATH"], "GCE_METADATA_HOST": "none", **WEST, **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
 
@@ -42,22 +44,24 @@ def producer() -> Iterator[str]:
         yield service.url
 
 
-def test_a_call_tells_who_answered_and_where_the_time_went(producer: str) -> None:
+def test_a_call_shows_who_answered_and_where_the_time_went(producer: str) -> None:
     ended = cli("call", "--delay", "300", PRODUCER_URL=producer)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "answered by sample-producer in producer-cluster" in ended.stdout
     assert "cross-cluster: yes (region: yes, zone: yes)" in ended.stdout
-    delay = next(line for line in ended.stdout.splitlines() if line.strip().startswith("delay"))
-    assert 300 <= float(delay.split()[1]) < 400
-    assert delay.count("█") > 30
+    rows = {line.strip().partition("  ")[0]: line for line in ended.stdout.splitlines()}
+    delay = float(rows["delay"].split()[1])
+    round_trip = float(rows["round trip"].split()[2])
+    assert 300 <= delay <= round_trip
+    assert rows["delay"].count("█") == pytest.approx(delay / round_trip * BAR_CELLS, abs=1)
     assert "\x1b" not in ended.stdout
 
 
-def test_the_producers_own_503_keeps_its_identity_and_shows_its_delay(producer: str) -> None:
+def test_a_503_of_the_producer_has_its_identity_and_its_delay(producer: str) -> None:
     hop = called("--response-code", "503", "--delay", "300", PRODUCER_URL=producer)
     assert (hop["outcome"], hop["statusCode"], hop["answeredBy"]["who"]) == ("http_error", 503, "producer")
     assert hop["producerMetadata"]["clusterName"] == "producer-cluster"
-    assert 300 <= hop["phases"]["producerDelayMillis"] < 900
+    assert 300 <= hop["phases"]["producerDelayMillis"] <= hop["roundTripTimeMillis"]
     assert hop["diagnosis"]["severity"] == "warning"
 
 
@@ -130,7 +134,7 @@ def test_a_server_that_accepts_and_closes_is_closed() -> None:
     assert (hop["outcome"], hop["error"]) == ("closed", "the connection was closed without a reply")
 
 
-def test_a_port_that_swallows_syns_is_a_connect_timeout_in_the_set_time() -> None:
+def test_a_port_that_drops_syns_is_a_connect_timeout_after_the_configured_time() -> None:
     with socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -143,7 +147,7 @@ def test_a_port_that_swallows_syns_is_a_connect_timeout_in_the_set_time() -> Non
         for filler in fillers:
             filler.close()
     assert (hop["outcome"], hop["statusCode"]) == ("connect_timeout", 504)
-    assert 450 < hop["roundTripTimeMillis"] < 1500
+    assert 490 < hop["roundTripTimeMillis"] < 2000, "the default is 2 s"
 
 
 def test_expectations_decide_the_exit_code(producer: str) -> None:
@@ -163,14 +167,14 @@ def test_expectations_decide_the_exit_code(producer: str) -> None:
 
 
 BAD_USAGE = (
-    (("call", "--target", "http://evil.example"), "allowed are: http://sample-producer:8080"),
-    (("check", "--target", "http://evil.example"), "allowed are: http://sample-producer:8080"),
+    (("call", "--target", "http://evil.example"), "expected one of http://sample-producer:8080"),
+    (("check", "--target", "http://evil.example"), "expected one of http://sample-producer:8080"),
     (("call", "--delay", "-1"), "--delay"),
     (("call", "--delay", "soon"), "--delay"),
     (("call", "--response-code", "99"), "--response-code"),
     (("call", "--fault-rate", "2"), "--fault-rate"),
-    (("call", "--expect-outcome", "fine"), "is none of"),
-    (("check", "--expect-outcome", "fine"), "is none of"),
+    (("call", "--expect-outcome", "fine"), "--expect-outcome: expected one of ok"),
+    (("check", "--expect-outcome", "fine"), "--expect-outcome: expected one of ok"),
     (("call", "--nonsense"), "--nonsense"),
     (("nonsense",), "nonsense"),
 )
@@ -190,26 +194,15 @@ def test_a_bad_setting_is_2_in_one_line() -> None:
     assert ended.stderr.startswith("PRODUCER_URL='ftp://x': ")
 
 
-def test_check_passes_across_clusters_and_says_every_step(lab: Lab) -> None:
+def test_check_passes_across_clusters_and_prints_every_step(lab: Lab) -> None:
     ended = cli("check", prefix=lab.caller_cluster.prefix, PRODUCER_URL=CLUSTER_SET_URL, COMPARE_URLS=CLUSTER_URL)
     assert ended.returncode == 0, ended.stdout
-    for step in (
-        "settings",
-        "identity",
-        "resolv.conf",
-        "control query",
-        "dns",
-        "tcp",
-        "tls",
-        "http",
-        "crossing",
-        "clock",
-    ):
+    for step in ("settings", "identity", "resolv.conf", "resolver", "dns", "tcp", "tls", "http", "crossing", "clock"):
         assert f" {step} " in ended.stdout
     assert "34.118.229.70" in ended.stdout
 
 
-def test_check_passes_where_only_the_address_to_compare_with_leads_nowhere(lab: Lab) -> None:
+def test_check_passes_where_only_the_address_to_compare_with_does_not_exist(lab: Lab) -> None:
     """As in the caller's overlay: its own cluster has no producer."""
     with lab.zone({CLUSTER_NAME: "nxdomain"}):
         ended = cli("check", prefix=lab.caller_cluster.prefix, PRODUCER_URL=CLUSTER_SET_URL, COMPARE_URLS=CLUSTER_URL)
@@ -237,8 +230,8 @@ def test_check_with_an_expected_outcome_is_met_by_it() -> None:
     assert cli("check", "--expect-outcome", "refused", PRODUCER_URL=closed).returncode == 0
 
 
-def test_on_a_terminal_the_verdict_has_a_colour_and_the_other_side_has_none(producer: str) -> None:
-    """What the other side says is printed, not obeyed: no escape sequence of its own gets through."""
+def test_on_a_terminal_the_verdict_has_a_color_and_text_of_the_other_side_has_none(producer: str) -> None:
+    """Escape sequences in text of the other side are printed, not interpreted."""
     hostile = "\x1b[31mred\x1b]0;title\x07"
     with running(PRODUCER, CLUSTER_NAME=hostile, ZONE="z-a") as service:
         printed = on_a_terminal("call", PRODUCER_URL=service.url)
@@ -253,6 +246,6 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     return printed
 
 
-def test_the_version_and_the_help_are_there() -> None:
-    assert cli("--version").stdout.startswith("sample-caller 1.")
+def test_version_and_help_are_printed() -> None:
+    assert cli("--version").stdout == f"sample-caller {__version__}\n"
     assert "Exit codes" in cli("--help").stdout

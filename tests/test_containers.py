@@ -49,7 +49,7 @@ def container_engine() -> str:
     if not shutil.which("podman"):
         pytest.skip("podman is not installed")
     if subprocess.run(["podman", "image", "exists", BASE_IMAGE], check=False).returncode != 0:
-        pytest.skip(f"no image {BASE_IMAGE}: pull it, or run tests/make_base_image.sh")
+        pytest.skip(f"no image {BASE_IMAGE}: pull it, or run scripts/make_base_image.sh")
     trial = subprocess.run(["podman", "run", "--rm", BASE_IMAGE, "true"], capture_output=True, text=True, check=False)
     if trial.returncode != 0:
         pytest.skip(f"podman cannot run a container here: {trial.stderr.strip()}")
@@ -66,7 +66,8 @@ def images(container_engine: str, tmp_path_factory: pytest.TempPathFactory) -> d
     volumes = [f"--volume={path}:{path}:ro" for path in shared] + [f"--volume={pip_conf}:/etc/pip.conf:ro"]
     tags = {service: f"sample-{service}:test" for service in SERVICES}
     for service, tag in tags.items():
-        build = [container_engine, "build", "--network=host", "--build-arg=VERSION=test", *volumes]
+        build = [container_engine, "build", "--network=host", "--build-arg=VERSION=test"]
+        build += [f"--build-arg=PYTHON_IMAGE={BASE_IMAGE}", *volumes]
         run(*build, f"--file=Dockerfile.{service}", f"--tag={tag}", ".", timeout=500)
     return tags
 

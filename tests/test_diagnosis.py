@@ -1,4 +1,4 @@
-"""What a failed call probably means: the table, what ranks its causes, and commands that no name can break out of."""
+"""The diagnosis of a call: the table of causes, their ranking by symptoms, and commands that are safe to paste."""
 
 import asyncio
 import shlex
@@ -18,10 +18,12 @@ from typing import Any, get_args
 import pytest
 import trustme
 
-from caller.explain.causes import NOT_IN_A_CLUSTER, TABLE, Cause, Row, Sign
-from caller.explain.diagnosis import Names, diagnose, filled, names_of, ranked, signs_of
+from caller.explain.causes import NOT_IN_A_CLUSTER, TABLE, Cause, Row, Symptom
+from caller.explain.diagnosis import Diagnosis, Names, diagnose, filled, names_of, ranked, symptoms_of
 from caller.explain.dns import Candidate, DnsAnswer, DnsReport, ResolvConf, SystemAnswer
-from caller.hop.outcome import Diagnosis, Hop, Outcome
+from caller.explain.explain import Explainer
+from caller.hop.model import Hop
+from caller.hop.outcome import Outcome
 from caller.target import NameKind, Target, parse_target
 from common.messages import ClusterMetadata, Message
 from tests.support.servers import calling, listening, producing, replying
@@ -40,9 +42,13 @@ CAUSES = [cause for row in TABLE for cause in row.causes]
 
 
 def hop_of(outcome: Outcome, **fields: Any) -> Hop:
-    """A hop as the client makes it, with these fields."""
-    proxied = outcome is Outcome.PROXY_ERROR
+    """A hop as the client makes it, with these fields changed."""
     answered = outcome in (Outcome.OK, Outcome.HTTP_ERROR)
+    answered_by = {"who": "none", "name": "none", "evidence": "what happened"}
+    if answered:
+        answered_by = {"who": "producer", "name": "sample-producer", "evidence": "x-answered-by: sample-producer"}
+    elif outcome is Outcome.PROXY_ERROR:
+        answered_by = {"who": "proxy", "name": "unknown", "evidence": "no x-answered-by header"}
     default: dict[str, Any] = {
         "id": "1",
         "received": None,
@@ -55,11 +61,7 @@ def hop_of(outcome: Outcome, **fields: Any) -> Hop:
         "started_at": 0.0,
         "round_trip_time_millis": 1.0,
         "outcome": outcome,
-        "answered_by": {
-            "who": "proxy" if proxied else "caller",
-            "name": "unknown",
-            "evidence": "no x-answered-by header",
-        },
+        "answered_by": answered_by,
         "error": None if outcome is Outcome.OK else "what happened",
         "target": EXPORTED.name,
         "crossing": {},
@@ -67,7 +69,6 @@ def hop_of(outcome: Outcome, **fields: Any) -> Hop:
         "addresses": [],
         "connection": {"mode": "fresh"},
         "phases": {},
-        "clock_skew": None,
         "sent_headers": {},
         "returned_headers": {},
     }
@@ -81,19 +82,19 @@ def answer(rcode: str = "NXDOMAIN", *addresses: str, name: str = EXPORTED.host, 
 def report_of(
     absolute: DnsAnswer | None = None,
     suffixed: DnsAnswer | None = None,
-    twin: DnsAnswer | None = None,
+    counterpart: DnsAnswer | None = None,
     target: Target = EXPORTED,
     search: Sequence[str] = ("istio-apps.svc.cluster.local", "svc.cluster.local", "cluster.local"),
     error: str | None = None,
 ) -> DnsReport:
-    """What the resolver says of the target's name; NXDOMAIN where nothing else is given."""
+    """The DNS report on the target's name; NXDOMAIN where nothing else is given."""
     first = absolute or answer(name=target.host)
     candidates = [Candidate(name=target.host, answers=[first])]
     if search:
         name = f"{target.host}.{search[0]}"
         candidates.insert(0, Candidate(name=name, answers=[suffixed or answer(name=name)]))
     return DnsReport(
-        asked_at=1.0,  # after the start of the hops here, which is 0
+        asked_at=1.0,  # after the start of the hops in this file, which is 0
         host=target.host,
         system=SystemAnswer(addresses=[], error=None, millis=1),
         absolute=[first],
@@ -101,7 +102,7 @@ def report_of(
         hosts_file=False,
         queries=4,
         wasted_queries=4,
-        twin=[twin or answer()],
+        counterpart=[counterpart or answer()],
         resolv_conf=ResolvConf(nameservers=["10.4.0.10"], search=list(search), ndots=5, error=error),
     )
 
@@ -120,7 +121,7 @@ def assert_first(diagnosis: Diagnosis | None, phrase: str) -> None:
 
 
 def id_of_row(row: Row) -> str:
-    return f"{row.outcomes[0]}-{row.kinds[0]}-{row.sign}"
+    return f"{row.outcomes[0]}-{row.kinds[0]}-{row.symptom}"
 
 
 @pytest.mark.parametrize("kind", OF_KIND)
@@ -136,24 +137,24 @@ def test_every_outcome_but_ok_has_a_diagnosis_for_every_kind_of_name(outcome: Ou
 
 
 @pytest.mark.parametrize("row", TABLE, ids=id_of_row)
-def test_every_cause_is_complete_and_says_where_it_is_from(row: Row) -> None:
+def test_every_cause_is_complete_and_names_its_source(row: Row) -> None:
     for cause in row.causes:
         assert all((cause.cause, cause.command, cause.fix)), cause
         assert cause.source == "README.md" or cause.source.startswith("https://"), cause
         assert " " not in cause.source
 
 
-def test_no_row_is_hidden_by_one_above_it() -> None:
-    """A row that needs no sign takes all calls of its outcomes and kinds."""
+def test_no_row_is_hidden_by_a_row_above_it() -> None:
+    """A row without a symptom matches every call of its outcomes and kinds."""
     taken: set[tuple[Outcome, NameKind]] = set()
     for row in TABLE:
         fits = {(outcome, kind) for outcome in row.outcomes for kind in row.kinds}
         assert not fits <= taken, row.title
-        if row.sign is None:
+        if row.symptom is None:
             taken |= fits
 
 
-def test_every_row_has_something_to_say_when_nothing_was_seen() -> None:
+def test_every_row_has_a_cause_when_no_symptom_was_seen() -> None:
     assert all(ranked(row.causes, set()) for row in TABLE)
 
 
@@ -164,19 +165,19 @@ def test_every_placeholder_of_the_table_is_filled_with_a_name_of_the_call(kind: 
         if kind in row.kinds:
             assert_filled(row.summary, row.summary.format_map(names.as_text))
         for cause in row.causes if kind in row.kinds else ():
-            whole = filled(cause, names)
+            result = filled(cause, names)
             for template, text in (
-                (cause.cause, whole.cause),
-                (cause.command, whole.command),
-                (cause.fix, whole.fix),
+                (cause.cause, result.cause),
+                (cause.command, result.command),
+                (cause.fix, result.fix),
             ):
                 assert_filled(template, text)
 
 
 def assert_filled(template: str, text: str) -> None:
-    """Braces that are left are those that the template wrote twice, as kubectl's jsonpath wants them."""
+    """The remaining braces are those that the template wrote twice, because kubectl's jsonpath needs them."""
     literal = "".join(part for part, *_ in Formatter().parse(template))
-    assert sorted(sign for sign in text if sign in "{}") == sorted(sign for sign in literal if sign in "{}"), text
+    assert sorted(char for char in text if char in "{}") == sorted(char for char in literal if char in "{}"), text
     assert "None" not in text
 
 
@@ -189,7 +190,7 @@ HOSTILE = "x; pwned $(pwned) `pwned` && pwned | pwned > stolen \\ '\" * --server
 
 
 def hop_in(cluster: str) -> Hop:
-    """A hop in which everything that others may choose is this text."""
+    """A hop in which every field that somebody else controls is this text."""
     here = ClusterMetadata(cluster_name=f"west {cluster}", namespace=f"here {cluster}", service_account=cluster)
     there = ClusterMetadata(cluster_name=f"central {cluster}", namespace=cluster, pod_name=cluster)
     return hop_of(
@@ -204,9 +205,9 @@ def hop_in(cluster: str) -> Hop:
 
 
 def words_of(command: str, folder: Path) -> list[list[str]]:
-    """The programs that a shell would start, each with its arguments. Nothing is started: there is no PATH."""
+    """The programs that a shell would start, each with its arguments. No program starts, because PATH is empty."""
     with tempfile.TemporaryDirectory() as words:
-        # One file for each program: those of a pipe run at once.
+        # One file per program: the programs of a pipe run concurrently.
         script = f"command_not_found_handle() {{ printf '%s\\0' \"$@\" > {words}/$BASHPID; }}\n{command}\n"
         subprocess.run(
             [BASH, "--norc", "-c", script],
@@ -244,7 +245,7 @@ def names_in(text: str, kind: NameKind) -> Names:
 
 
 def assert_same_words(plain: str, hostile: str, folder: Path) -> None:
-    """The shell would start the same programs, with the hostile text where the plain name is."""
+    """The shell would start the same programs, with the hostile text in place of the plain name."""
     subprocess.run([BASH, "-n", "-c", hostile], check=True, capture_output=True, timeout=10)
     expected = [[word.replace(BENIGN, HOSTILE) for word in words] for words in words_of(plain, folder)]
     assert expected, plain
@@ -252,7 +253,7 @@ def assert_same_words(plain: str, hostile: str, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_plain_names_are_not_quoted_in_vain() -> None:
+def test_plain_names_are_not_quoted() -> None:
     names = Names(names_of(hop_of(Outcome.REFUSED), EXPORTED, MESSAGE, PRODUCER, (2, 65)))
     assert {name: text for name, text in names.quoted.items() if name in ("caller", "producer", "service", "host")} == {
         "caller": "west",
@@ -262,24 +263,24 @@ def test_plain_names_are_not_quoted_in_vain() -> None:
     }
 
 
-# Signs
+# Symptoms
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One call, in which a sign can be seen."""
+    """One call that shows a symptom."""
 
     hop: Hop
     target: Target = EXPORTED
     message: Message = field(default_factory=lambda: MESSAGE)
     dns: DnsReport | None = None
-    control: DnsAnswer | None = None
+    sanity_check: DnsAnswer | None = None
 
-    def signs(self) -> set[Sign]:
-        return set(signs_of(self.hop, self.target, self.message, self.dns, self.control, 65))
+    def symptoms(self) -> set[Symptom]:
+        return set(symptoms_of(self.hop, self.target, self.message, self.dns, self.sanity_check, 65))
 
     def diagnosis(self) -> Diagnosis | None:
-        return diagnose(self.hop, self.target, self.message, dns=self.dns, control=self.control)
+        return diagnose(self.hop, self.target, self.message, dns=self.dns, sanity_check=self.sanity_check)
 
 
 def by_proxy(name: str = "Envoy", error: str = "", status: int = 503, **fields: Any) -> Seen:
@@ -304,10 +305,10 @@ def by_tls(error: str) -> Seen:
 
 def by_dns(outcome: Outcome = Outcome.DNS_UNAVAILABLE, **report: Any) -> Seen:
     target: Target = report.get("target", EXPORTED)
-    return Seen(hop_of(outcome), target, dns=report_of(**report), control=answer("NOERROR", "10.4.0.1"))
+    return Seen(hop_of(outcome), target, dns=report_of(**report), sanity_check=answer("NOERROR", "10.4.0.1"))
 
 
-SEEN: dict[Sign, Seen] = {
+SEEN: dict[Symptom, Seen] = {
     "own_cluster": Seen(hop_of(Outcome.OK, crossing={"cluster": False})),
     "slow_dns": Seen(hop_of(Outcome.OK, phases={"dns_millis": 5003})),
     "fault_asked_for": replace(
@@ -319,12 +320,12 @@ SEEN: dict[Sign, Seen] = {
     "masked_nxdomain": by_dns(suffixed=answer("SERVFAIL")),
     "resolver_silent": by_dns(absolute=answer("TIMEOUT")),
     "resolver_failed": by_dns(absolute=answer("REFUSED")),
-    "control_failed": replace(by_dns(absolute=answer("SERVFAIL")), control=answer("SERVFAIL")),
+    "sanity_check_failed": replace(by_dns(absolute=answer("SERVFAIL")), sanity_check=answer("SERVFAIL")),
     "no_resolver": by_dns(error="cannot open /etc/resolv.conf"),
     "not_in_a_cluster": by_dns(Outcome.DNS_NXDOMAIN, search=()),
-    "local_service_exists": by_dns(Outcome.DNS_NXDOMAIN, twin=answer("NOERROR", "34.118.225.10")),
+    "local_service_exists": by_dns(Outcome.DNS_NXDOMAIN, counterpart=answer("NOERROR", "34.118.225.10")),
     "exported_name_exists": by_dns(
-        Outcome.DNS_NXDOMAIN, target=OF_KIND["cluster.local"], twin=answer("NOERROR", "34.118.229.70")
+        Outcome.DNS_NXDOMAIN, target=OF_KIND["cluster.local"], counterpart=answer("NOERROR", "34.118.229.70")
     ),
     "name_exists_now": by_dns(Outcome.DNS_NXDOMAIN, absolute=answer("NOERROR", "34.118.229.70")),
     "aaaa_lost": Seen(
@@ -353,48 +354,48 @@ SEEN: dict[Sign, Seen] = {
     "tls_name": by_tls("IP address mismatch, certificate is not valid for '10.8.2.11'."),
     "tls_untrusted": by_tls("self-signed certificate in certificate chain"),
     "tls_not_spoken": by_tls("WRONG_VERSION_NUMBER"),
-    "tls_silent": Seen(hop_of(Outcome.TLS_ERROR, error="timed out in phase tls")),
+    "tls_silent": Seen(hop_of(Outcome.TLS_ERROR, error="TLS handshake not finished within 2 s")),
     "html": Seen(hop_of(Outcome.BAD_REPLY, error="proxy unknown answered 200, text/html: <h1>hello</h1>")),
-    "too_large": Seen(hop_of(Outcome.BAD_REPLY, error="the reply has more than 1024 bytes (MAX_REPLY_BYTES)")),
+    "too_large": Seen(hop_of(Outcome.BAD_REPLY, error="the reply exceeds 1024 bytes (MAX_REPLY_BYTES)")),
 }
-"""For every sign a call in which it is seen."""
+"""For every symptom a call that shows it."""
 
 
-def test_the_table_uses_every_sign_and_no_other() -> None:
-    """`not_in_a_cluster` is said after the summary."""
-    used = {cause.sign for cause in CAUSES} | {row.sign for row in TABLE} | {"not_in_a_cluster"}
-    assert used - {None} == set(get_args(Sign)) == set(SEEN)
+def test_the_table_uses_every_symptom_and_no_other() -> None:
+    """`not_in_a_cluster` adds a sentence to the summary."""
+    used = {cause.symptom for cause in CAUSES} | {row.symptom for row in TABLE} | {"not_in_a_cluster"}
+    assert used - {None} == set(get_args(Symptom)) == set(SEEN)
 
 
-@pytest.mark.parametrize("sign", SEEN)
-def test_a_sign_is_seen_and_says_something_that_is_not_said_without_it(sign: Sign) -> None:
-    seen = SEEN[sign]
-    assert seen.signs() <= set(get_args(Sign))
-    assert sign in seen.signs()
+@pytest.mark.parametrize("symptom", SEEN)
+def test_a_symptom_is_detected_and_changes_the_diagnosis(symptom: Symptom) -> None:
+    seen = SEEN[symptom]
+    assert seen.symptoms() <= set(get_args(Symptom))
+    assert symptom in seen.symptoms()
     diagnosis = seen.diagnosis()
     assert diagnosis is not None
     rows = [row for row in TABLE if seen.hop.outcome in row.outcomes and seen.target.kind in row.kinds]
-    if sign == "not_in_a_cluster":
+    if symptom == "not_in_a_cluster":
         assert diagnosis.summary.endswith(NOT_IN_A_CLUSTER)
-    elif any(row.sign == sign for row in rows):
-        assert diagnosis.title == next(row.title for row in rows if row.sign == sign)
+    elif any(row.symptom == symptom for row in rows):
+        assert diagnosis.title == next(row.title for row in rows if row.symptom == symptom)
     else:
-        ranks = [cause.sign for cause in ranked(rows[-1].causes, seen.signs())]
-        assert sign in ranks[: len(diagnosis.causes)]
+        ranks = [cause.symptom for cause in ranked(rows[-1].causes, seen.symptoms())]
+        assert symptom in ranks[: len(diagnosis.causes)]
 
 
 @pytest.mark.parametrize("row", TABLE, ids=id_of_row)
-def test_causes_whose_sign_was_seen_come_first_and_those_whose_was_not_are_left_out(row: Row) -> None:
-    needed = {cause.sign for cause in row.causes if cause.sign}
-    unsigned = [cause for cause in row.causes if cause.sign is None]
-    assert ranked(row.causes, set()) == unsigned
-    for sign in needed:
-        with_sign = [cause for cause in row.causes if cause.sign == sign]
-        assert ranked(row.causes, {sign}) == [*with_sign, *unsigned]
+def test_causes_whose_symptom_was_seen_come_first_and_causes_whose_symptom_was_not_are_omitted(row: Row) -> None:
+    needed = {cause.symptom for cause in row.causes if cause.symptom}
+    without = [cause for cause in row.causes if cause.symptom is None]
+    assert ranked(row.causes, set()) == without
+    for symptom in needed:
+        with_symptom = [cause for cause in row.causes if cause.symptom == symptom]
+        assert ranked(row.causes, {symptom}) == [*with_symptom, *without]
     assert sorted(ranked(row.causes, needed), key=row.causes.index) == list(row.causes)
 
 
-def test_without_a_sign_an_nxdomain_is_the_export_then_the_namespace_then_the_first_five_minutes() -> None:
+def test_without_a_symptom_an_nxdomain_is_the_export_then_the_namespace_then_the_first_five_minutes() -> None:
     diagnosis = diagnose(hop_of(Outcome.DNS_NXDOMAIN), EXPORTED, MESSAGE)
     first, second, third, *_ = causes_of(diagnosis)
     assert "no ServiceExport" in first
@@ -402,7 +403,7 @@ def test_without_a_sign_an_nxdomain_is_the_export_then_the_namespace_then_the_fi
     assert "younger than five minutes" in third
 
 
-def test_a_refusal_by_an_exported_name_is_its_endpoints_and_then_the_importers_rights() -> None:
+def test_a_refusal_on_an_exported_name_is_its_endpoints_and_then_the_importers_rights() -> None:
     hop = hop_of(Outcome.REFUSED, phases={"connect_millis": 0.4}, addresses=["34.118.229.70"])
     diagnosis = diagnose(hop, EXPORTED, MESSAGE, last_seen=PRODUCER)
     assert diagnosis is not None
@@ -420,17 +421,17 @@ def test_a_refusal_by_an_exported_name_is_its_endpoints_and_then_the_importers_r
 def test_a_broken_cluster_dns_ranks_before_everything_about_the_name() -> None:
     for outcome, kind in ((Outcome.DNS_NXDOMAIN, kind) for kind in OF_KIND):
         target = OF_KIND[kind]
-        seen = Seen(hop_of(outcome), target, dns=report_of(target=target), control=answer("SERVFAIL"))
+        seen = Seen(hop_of(outcome), target, dns=report_of(target=target), sanity_check=answer("SERVFAIL"))
         assert_first(seen.diagnosis(), "The cluster's DNS is broken")
-    assert_first(SEEN["control_failed"].diagnosis(), "The cluster's DNS is broken")
+    assert_first(SEEN["sanity_check_failed"].diagnosis(), "The cluster's DNS is broken")
 
 
-def test_outside_a_cluster_the_control_name_says_nothing() -> None:
-    seen = Seen(hop_of(Outcome.DNS_NXDOMAIN), dns=report_of(search=()), control=answer("NXDOMAIN"))
-    assert "control_failed" not in seen.signs()
+def test_outside_a_cluster_the_sanity_check_is_no_symptom() -> None:
+    seen = Seen(hop_of(Outcome.DNS_NXDOMAIN), dns=report_of(search=()), sanity_check=answer("NXDOMAIN"))
+    assert "sanity_check_failed" not in seen.symptoms()
 
 
-def test_an_answer_from_the_own_cluster_is_a_warning_and_one_from_another_is_nothing() -> None:
+def test_an_answer_from_the_own_cluster_is_a_warning_and_an_answer_from_another_cluster_is_not() -> None:
     local = diagnose(hop_of(Outcome.OK, crossing={"cluster": False}), EXPORTED, MESSAGE)
     assert local is not None
     assert local.severity == "warning"
@@ -441,31 +442,31 @@ def test_an_answer_from_the_own_cluster_is_a_warning_and_one_from_another_is_not
     assert diagnose(at_home, OF_KIND["cluster.local"], MESSAGE) is None
 
 
-async def test_a_503_that_was_asked_for_is_a_warning_and_a_real_500_is_an_error() -> None:
-    asked_for = Message(payload="test", response_code=503)
+async def test_a_requested_503_is_a_warning_and_an_unrequested_500_is_an_error() -> None:
+    requested = Message(payload="test", response_code=503)
     async with producing() as url:
-        warning = await diagnosis_of(url, asked_for)
+        warning = await diagnosis_of(url, requested)
         spared = await diagnosis_of(url, Message(payload="test", response_code=503, fault_rate=0))
     async with listening(replying(b"HTTP/1.1 500 X\r\nx-answered-by: sample-producer\r\n\r\nTraceback")) as address:
         error = await diagnosis_of(address)
-        not_asked_for = await diagnosis_of(address, Message(payload="test", response_code=500))
+        with_a_message = await diagnosis_of(address, Message(payload="test", response_code=500))
     assert warning is not None
     assert (warning.severity, "responseCode 503" in warning.causes[0].cause) == ("warning", True)
     assert spared is None
-    for diagnosis in (error, not_asked_for):
+    for diagnosis in (error, with_a_message):
         assert diagnosis is not None
         assert diagnosis.severity == "error"
         assert "failed on this request" in diagnosis.causes[0].cause
 
 
 async def test_commands_name_the_cluster_that_answered_last_after_it_stopped_answering() -> None:
-    async with listening(replying(b"")) as nobody, producing(cluster_name="central") as url, calling(url) as client:
-        target = client.settings.producer_url
+    async with listening(replying(b"")) as another, producing(cluster_name="central") as url, calling(url) as client:
+        target, explainer = client.settings.producer_url, Explainer(client)
         hop = await client.call(MESSAGE, target, connection="fresh")
         assert hop.outcome is Outcome.OK
-        gone = hop_of(Outcome.CONNECT_TIMEOUT)
-        after = await client.explain(gone, MESSAGE, target)
-        other = await client.explain(gone, MESSAGE, parse_target(nobody))
+        failed = hop_of(Outcome.CONNECT_TIMEOUT)
+        after = await explainer.explain(failed, MESSAGE, target)
+        other = await explainer.explain(failed, MESSAGE, parse_target(another))
     assert after.diagnosis is not None
     assert other.diagnosis is not None
     assert "--context central " in after.diagnosis.causes[0].command
@@ -476,10 +477,10 @@ async def diagnosis_of(url: str, message: Message = MESSAGE, **settings: Any) ->
     async with calling(url, **settings) as client:
         target = client.settings.producer_url
         hop = await client.call(message, target, connection="fresh")
-        return (await client.explain(hop, message, target)).diagnosis
+        return (await Explainer(client).explain(hop, message, target)).diagnosis
 
 
-# TLS, with real handshakes: the signs are words of OpenSSL's (more of them in two_clusters/test_failures.py)
+# TLS, with real handshakes: the symptoms are words of OpenSSL (two_clusters/test_failures.py has more)
 
 
 @pytest.fixture(scope="module")
@@ -509,7 +510,7 @@ def now(**ago: int) -> datetime:
         pytest.param("127.0.0.9", {}, "not issued for localhost", id="other address"),
     ],
 )
-async def test_a_failed_handshake_says_first_what_openssl_complained_of(
+async def test_the_first_cause_of_a_failed_handshake_is_the_reason_that_openssl_gave(
     name: str, options: Any, phrase: str, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -520,10 +521,10 @@ async def test_a_failed_handshake_says_first_what_openssl_complained_of(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_server_that_wants_a_client_certificate_says_so_first(
+async def test_a_server_that_requires_a_client_certificate_is_the_first_cause(
     version: ssl.TLSVersion, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With TLS 1.3 the server says it after the client's side of the handshake is done."""
+    """With TLS 1.3 the server's alert comes after the client has finished its side of the handshake."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     context = tls_of(authority, "localhost")
@@ -537,13 +538,13 @@ async def test_a_server_that_wants_a_client_certificate_says_so_first(
 
 
 def refuse_once(server: socket.socket, context: ssl.SSLContext) -> None:
-    """Not asyncio's TLS, which closes without the alert."""
+    """A blocking socket, because asyncio's TLS closes without the alert."""
     connection, _ = server.accept()
     raw = connection.dup()
     with connection, raw:
         with suppress(ssl.SSLError):
             context.wrap_socket(connection, server_side=True)
-        while raw.recv(65536):  # what is left unread would make the close a reset
+        while raw.recv(65536):  # unread data would turn the close into a reset
             pass
 
 
@@ -565,7 +566,7 @@ FACTS: dict[int, tuple[Outcome, NameKind, str]] = {
     12: (Outcome.OK, "clusterset.local", "Both clusters export the Service"),
     13: (Outcome.DNS_NXDOMAIN, "clusterset.local", "Shared VPC with Cloud DNS in cluster scope"),
     14: (Outcome.DNS_NXDOMAIN, "clusterset.local", "the zone was deleted"),
-    15: (Outcome.DNS_UNAVAILABLE, "clusterset.local", "its multicluster plugin has not yet synchronised"),
+    15: (Outcome.DNS_UNAVAILABLE, "clusterset.local", "its multicluster plugin has not yet"),
     16: (Outcome.DNS_UNAVAILABLE, "clusterset.local", "a search domain that answers SERVFAIL hides it"),
     17: (Outcome.OK, "clusterset.local", "AAAA queries are dropped"),
     18: (Outcome.RESET, "clusterset.local", "The pod behind this address is gone"),
@@ -573,12 +574,12 @@ FACTS: dict[int, tuple[Outcome, NameKind, str]] = {
     21: (Outcome.RESET, "clusterset.local", "demands mTLS (STRICT)"),
     22: (Outcome.PROXY_ERROR, "clusterset.local", "the meshes have different root certificates"),
     23: (Outcome.PROXY_ERROR, "clusterset.local", "with REGISTRY_ONLY it answers 502 itself"),
-    24: (Outcome.CANCELLED, "clusterset.local", "A load balancer in front of the caller gave up"),
+    24: (Outcome.CANCELLED, "clusterset.local", "A load balancer in front of the caller"),
     27: (Outcome.REFUSED, "clusterset.local", "Two clusters export the Service with different ports"),
     28: (Outcome.DNS_NXDOMAIN, "clusterset.local", "a cluster is not in the fleet"),
     32: (Outcome.DNS_NXDOMAIN, "clusterset.local", "CoreDNS has no `multicluster clusterset.local`"),
 }
-"""The known causes that a caller can tell apart, by number; 19, 25, 26 and 29 to 31 show in tools or in the browser."""
+"""The known causes that a caller can distinguish, by number; 19, 25, 26, 29 to 31 show in tools or in the browser."""
 
 MORE_FACTS: tuple[tuple[Outcome, NameKind, str], ...] = (
     (Outcome.REFUSED, "clusterset.local", "listens on 127.0.0.1 only"),
@@ -596,7 +597,7 @@ MORE_FACTS: tuple[tuple[Outcome, NameKind, str], ...] = (
     (Outcome.READ_TIMEOUT, "clusterset.local", "The pod behind this address is gone"),
     (Outcome.BAD_REPLY, "clusterset.local", "Another service"),
 )
-"""Further sides of the same rows."""
+"""More causes of the same rows."""
 
 
 @pytest.mark.parametrize(
@@ -610,7 +611,7 @@ def test_a_known_cause_is_in_the_table(outcome: Outcome, kind: NameKind, phrase:
     )
 
 
-def test_no_cause_of_a_row_stands_there_twice() -> None:
+def test_a_row_has_each_cause_once() -> None:
     for row in TABLE:
         texts: list[Cause] = list(row.causes)
         assert len({cause.cause for cause in texts}) == len(texts), row.title

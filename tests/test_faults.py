@@ -19,7 +19,7 @@ HERE = ClusterMetadata(cluster_name="gke-2", zone="us-central1-b", pod_name="pod
         (Only(pod_name=""), False),
     ],
 )
-def test_a_fault_applies_where_everything_named_matches(only: Only | None, expected: bool) -> None:
+def test_a_fault_applies_where_every_named_field_matches(only: Only | None, expected: bool) -> None:
     assert matches(only, HERE) is expected
 
 
@@ -30,22 +30,22 @@ def test_a_rate_of_one_always_applies_and_of_zero_never() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.4, 0.51, 0.9])
-def test_the_coin_is_fair(rate: float) -> None:
-    """Within five standard deviations in 10,000 throws; the seed makes it the same throws each time."""
+def test_faults_apply_at_the_rate_of_the_message(rate: float) -> None:
+    """Within five standard deviations in 10,000 draws; the seed makes them the same draws each time."""
     faults = Faults(seed=1)
     applied = sum(faults.apply(Message(payload="a", fault_rate=rate), HERE) for _ in range(10_000))
     assert applied / 10_000 == pytest.approx(rate, abs=5 * (rate * (1 - rate) / 10_000) ** 0.5)
 
 
-def test_a_seed_repeats_the_throws() -> None:
-    def throws(seed: int) -> list[bool]:
+def test_a_seed_repeats_the_draws() -> None:
+    def draws(seed: int) -> list[bool]:
         faults = Faults(seed)
         return [faults.apply(Message(payload="a", fault_rate=0.5), HERE) for _ in range(64)]
 
-    assert throws(7) == throws(7) != throws(8)
+    assert draws(7) == draws(7) != draws(8)
 
 
-async def test_a_call_that_the_coin_spares_answers_200_at_once() -> None:
+async def test_a_call_without_a_fault_is_answered_200() -> None:
     async with in_process(producer_app(fault_seed=3)) as client:
         body = {"payload": "a", "responseCode": 503, "faultRate": 0.5}
         replies = [await client.post("/producer/messages", json=body) for _ in range(40)]

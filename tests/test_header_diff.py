@@ -1,4 +1,4 @@
-"""What happened to headers on the way: the comparison as a table, and a real small proxy between both services."""
+"""Changes of headers between the services: the comparison as a table, and a real small proxy between both."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ SECRET = "0f8a-do-not-show"
         *((name, "other") for name in ("content-type", "host", "user-agent", "x-mine", "server", "viable")),
     ],
 )
-def test_a_header_is_in_the_group_of_whoever_deals_in_it(name: str, group: str) -> None:
+def test_a_header_is_in_the_group_of_those_that_use_it(name: str, group: str) -> None:
     (change,) = header_diff({name: ["1"]}, {name: ["1"]}, {}).request
     assert (change.name, change.group) == (name, group)
 
@@ -65,16 +65,16 @@ def test_headers_come_in_the_order_of_their_names() -> None:
     assert [change.name for change in diff.reply] == ["y", "z"]
 
 
-def test_a_producer_that_did_not_say_what_it_received_leaves_the_requests_part_empty() -> None:
-    """Otherwise every header that was sent would look removed."""
+def test_without_the_headers_that_the_producer_received_the_request_part_is_empty() -> None:
+    """Otherwise every header that was sent would be shown as removed."""
     assert header_diff({"a": ["1"]}, {}, {}).request == []
 
 
-# A real proxy between
+# A real proxy
 
 
 def served_producer() -> AbstractAsyncContextManager[str]:
-    """Without uvicorn's `server` header, as the service serves itself."""
+    """Without uvicorn's `server` header, as `common.server` serves the app."""
     return serving(producer_app(), server_header=False)
 
 
@@ -126,7 +126,7 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def by_a_mesh(headers: RequestHeaders) -> RequestHeaders:
-    """What an Envoy on the way does, an old one that also drops b3; and one that adds what is nobody's business."""
+    """Changes as by an Envoy that also removes b3, and by proxies that add secrets."""
     kept = [(name, value) for name, value in headers if name not in ("b3", "x-request-id")]
     return [
         *kept,
@@ -158,7 +158,7 @@ async def hop_through_the_mesh(message: dict[str, Any], inbound: dict[str, str] 
 
 
 def changes(hop: dict[str, Any], part: str) -> dict[str, tuple[str, str, Any, Any]]:
-    """name -> group, change, sent, received; without those that came through as they were."""
+    """name -> group, change, sent, received; without unchanged headers."""
     return {
         change["name"]: (change["group"], change["change"], change["sent"], change["received"])
         for change in hop["headerDiff"][part]
@@ -166,7 +166,7 @@ def changes(hop: dict[str, Any], part: str) -> dict[str, tuple[str, str, Any, An
     }
 
 
-async def test_what_a_mesh_does_to_headers_is_shown_with_whom_they_belong_to() -> None:
+async def test_changes_by_a_mesh_are_shown_with_their_groups() -> None:
     hop = await hop_through_the_mesh({"payload": "test"}, {"b3": "0", "x-request-id": "made-by-the-client"})
     assert hop["outcome"] == "ok"
     assert changes(hop, "request") == {
@@ -193,7 +193,7 @@ async def test_what_a_mesh_does_to_headers_is_shown_with_whom_they_belong_to() -
     assert SECRET not in json.dumps(hop)
 
 
-async def test_an_error_of_the_producer_has_the_same_differences() -> None:
+async def test_an_error_of_the_producer_has_the_same_changes() -> None:
     hop = await hop_through_the_mesh({"payload": "test", "responseCode": 503})
     assert hop["outcome"] == "http_error"
     assert changes(hop, "request").keys() >= {"x-envoy-attempt-count", "x-request-id"}
@@ -201,7 +201,7 @@ async def test_an_error_of_the_producer_has_the_same_differences() -> None:
     assert SECRET not in json.dumps(hop)
 
 
-async def test_of_a_reply_without_a_body_only_the_reply_can_be_compared() -> None:
+async def test_of_a_call_whose_reply_has_no_body_only_the_reply_is_compared() -> None:
     hop = await hop_through_the_mesh({"payload": "test", "responseCode": 204})
     assert hop["outcome"] == "ok"
     assert hop["headerDiff"]["request"] == []
@@ -209,8 +209,8 @@ async def test_of_a_reply_without_a_body_only_the_reply_can_be_compared() -> Non
 
 
 @pytest.mark.parametrize("message", [{}, {"responseCode": 404}, {"responseCode": 204}, {"delay": 61_000}])
-async def test_without_anything_between_nothing_was_changed(message: dict[str, Any]) -> None:
-    """Also for a refusal: each header of the producer's own replies is known as such."""
+async def test_without_a_proxy_no_header_is_changed(message: dict[str, Any]) -> None:
+    """Also when the producer refuses the message: each header of its own replies is known."""
     async with (
         serving(producer_app(), server_header=False) as url,
         in_process(caller_app(url, max_delay_millis=90_000)) as client,
@@ -220,13 +220,13 @@ async def test_without_anything_between_nothing_was_changed(message: dict[str, A
     assert changes(hop, "reply") == {}
 
 
-async def test_a_call_that_got_no_reply_has_nothing_to_compare() -> None:
-    async with listening(hang_up) as address, in_process(caller_app(f"http://{address}")) as client:
+async def test_a_call_without_a_reply_has_an_empty_diff() -> None:
+    async with listening(disconnect) as address, in_process(caller_app(f"http://{address}")) as client:
         hop = (await client.post("/caller/messages", json={"payload": "test"})).json()
     assert hop["headerDiff"] == {"request": [], "reply": []}
 
 
-async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def disconnect(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 

@@ -1,4 +1,4 @@
-"""More clients than there is room for, and more calls than anyone makes by hand: nothing is lost, or kept for good."""
+"""More clients than `MAX_IN_FLIGHT`, and 200,000 calls: no request is lost, and nothing leaks."""
 
 import asyncio
 import json
@@ -25,14 +25,14 @@ MEGABYTE = 1_000_000
 FEW_CALLS = 2000
 MANY_CALLS = 200_000
 SOAK_SECONDS = 110
-"""A busy machine makes fewer calls in it; what they hold is then reckoned up to as many."""
+"""A busy machine makes fewer calls in this time; what they hold is then extrapolated to `MANY_CALLS`."""
 
 pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _files() -> Iterator[None]:
-    """Room for all connections, here and in the processes that are started."""
+    """Allow enough open files for all connections, here and in the processes that are started."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < FILES:
         pytest.skip(f"at most {hard} open files are allowed")
@@ -41,7 +41,7 @@ def _files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# More clients than there is room for
+# More clients than MAX_IN_FLIGHT
 
 
 class Probe(NamedTuple):
@@ -51,7 +51,7 @@ class Probe(NamedTuple):
 
 
 class Burst(NamedTuple):
-    """What came of all clients at once, and what probes saw meanwhile."""
+    """The replies to all concurrent clients, and the probes meanwhile."""
 
     statuses: Counter[int]
     refusals: list[dict[str, str]]
@@ -62,7 +62,7 @@ class Burst(NamedTuple):
 
 @pytest.fixture(scope="module")
 def bursts() -> Iterator[tuple[Service, list[Burst], int]]:
-    """A caller after two bursts, with the files that it had open before."""
+    """A caller after two bursts, and the number of files that it had open before."""
     quiet = {"LOG_LEVEL": "warning", "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT)}
     with running(PRODUCER, **quiet) as producer, running(CALLER, PRODUCER_URL=producer.url, **quiet) as caller:
         call(caller)
@@ -78,7 +78,7 @@ def burst(caller: Service) -> Burst:
     with ThreadPoolExecutor(1) as thread:
         probing = thread.submit(probe, caller, over)
         try:
-            replies = asyncio.run(all_at_once(caller))
+            replies = asyncio.run(all_concurrently(caller))
         finally:
             over.set()
     refusals = [headers for status, headers in replies if status == 503]
@@ -86,7 +86,7 @@ def burst(caller: Service) -> Burst:
     return Burst(statuses, refusals, probing.result(), caller.memory("VmHWM"), caller.memory())
 
 
-async def all_at_once(caller: Service) -> list[tuple[int, dict[str, str]]]:
+async def all_concurrently(caller: Service) -> list[tuple[int, dict[str, str]]]:
     async with asyncio.timeout(120):
         return await asyncio.gather(*(reply(caller) for _ in range(CLIENTS)))
 
@@ -109,18 +109,18 @@ async def reply(caller: Service) -> tuple[int, dict[str, str]]:
 
 
 def probe(caller: Service, over: Event) -> list[Probe]:
-    """Ask as the kubelet does, over and over."""
+    """Probe as the kubelet does, again and again."""
     seen = []
     while not over.wait(0.1):
         for path in ("liveness", "readiness"):
             began = time.monotonic()
-            answer = httpx.get(f"{caller.url}/actuator/health/{path}", trust_env=False, timeout=20)
+            answer = httpx.get(f"{caller.url}/actuator/health/{path}", trust_env=False, timeout=60)
             seen.append(Probe(path, answer.status_code, time.monotonic() - began))
     return seen
 
 
 def call(caller: Service) -> dict[str, Any]:
-    answer = httpx.post(f"{caller.url}/caller/messages", json={"payload": "a"}, trust_env=False, timeout=10)
+    answer = httpx.post(f"{caller.url}/caller/messages", json={"payload": "a"}, trust_env=False, timeout=60)
     assert answer.status_code == 200
     hop: dict[str, Any] = answer.json()
     return hop
@@ -129,49 +129,49 @@ def call(caller: Service) -> dict[str, Any]:
 Bursts = tuple[Service, list[Burst], int]
 
 
-def test_each_of_2000_clients_is_answered_or_refused_with_when_to_come_again(bursts: Bursts) -> None:
+def test_each_of_2000_clients_is_answered_or_refused_with_retry_after(bursts: Bursts) -> None:
     for burst in bursts[1]:
         assert burst.statuses.keys() == {200, 503}
         assert burst.statuses.total() == CLIENTS
-        assert burst.statuses[200] >= MAX_IN_FLIGHT, "whoever there is room for is let in"
+        assert burst.statuses[200] >= MAX_IN_FLIGHT, "a request within the limit is not refused"
         assert {refusal["retry-after"] for refusal in burst.refusals} == {"1"}
         assert {refusal["content-type"] for refusal in burst.refusals} == {"application/problem+json"}
 
 
-def test_probes_stay_green_meanwhile(bursts: Bursts) -> None:
+def test_probes_succeed_during_a_burst(bursts: Bursts) -> None:
     """The seconds allow for a busy machine, on which clients and probes wait for a core as well."""
     for burst in bursts[1]:
         assert {probe.path for probe in burst.probes} == {"liveness", "readiness"}
         assert {probe.status for probe in burst.probes} == {200}
         assert median(probe.seconds for probe in burst.probes) < 2
-        assert max(probe.seconds for probe in burst.probes) < 10
+        assert max(probe.seconds for probe in burst.probes) < 30
 
 
-def test_a_burst_costs_little_memory_and_the_next_no_more(bursts: Bursts) -> None:
+def test_a_burst_takes_little_memory_and_the_next_one_no_more(bursts: Bursts) -> None:
     _, (first, last), _ = bursts
     assert max(first.peak, last.peak) < 256 * MEGABYTE
     assert last.memory < first.memory * 1.1
 
 
-def test_after_a_burst_the_caller_serves_at_once_and_holds_nothing(bursts: Bursts) -> None:
+def test_after_a_burst_the_caller_serves_and_holds_no_connection(bursts: Bursts) -> None:
     caller, _, files = bursts
     assert {call(caller)["outcome"] for _ in range(20)} == {"ok"}
     await_closed(caller, files + 2)
 
 
 def await_closed(service: Service, files: int) -> None:
-    """The other side closed its connections a moment ago."""
-    deadline = time.monotonic() + 10
+    """Wait until the service has closed the connections that its clients have closed."""
+    deadline = time.monotonic() + 30
     while service.open_files() > files:
         assert time.monotonic() < deadline, service.open_files()
         time.sleep(0.02)
 
 
-# More calls than anyone makes by hand
+# Very many calls
 
 
 class Held(NamedTuple):
-    """After so many calls, kB and open files."""
+    """Resident memory in kB, and open files, after this number of calls."""
 
     calls: int
     memory: int
@@ -179,7 +179,7 @@ class Held(NamedTuple):
 
 
 class Soaked(NamedTuple):
-    """What a service held after few calls, and at the end."""
+    """What a service holds after few calls, and at the end."""
 
     first: Held
     last: Held
@@ -192,7 +192,7 @@ class Soaked(NamedTuple):
 
 @pytest.fixture(scope="module")
 def soaked() -> tuple[Soaked, Soaked]:
-    """The caller's client and a producer at the same time, each with a core."""
+    """The caller's client and a producer, concurrently, each on a core."""
     command = [sys.executable, "-m", "tests.support.soak", *map(str, (FEW_CALLS, MANY_CALLS, SOAK_SECONDS))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as soaking:
         try:
@@ -217,13 +217,13 @@ def soaked_producer() -> Soaked:
         return Soaked(held[0], held[-1])
 
 
-async def post_in_turn(producer: Service, calls: int, at_once: int = 16) -> None:
+async def post_in_turn(producer: Service, calls: int, workers: int = 16) -> None:
     host, port = producer.url.removeprefix("http://").split(":")
     request = b"POST /producer/messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
     async def in_turn(worker: int) -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
-        for number in range(calls // at_once):
+        for number in range(calls // workers):
             body = b'{"payload":"a","id":"%d-%d"}' % (worker, number)
             writer.write(request + b"x-request-id: %d\r\ncontent-length: %d\r\n\r\n" % (number, len(body)) + body)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -233,13 +233,11 @@ async def post_in_turn(producer: Service, calls: int, at_once: int = 16) -> None
         writer.close()
         await writer.wait_closed()
 
-    await asyncio.gather(*(in_turn(worker) for worker in range(at_once)))
+    await asyncio.gather(*(in_turn(worker) for worker in range(workers)))
 
 
 @pytest.mark.parametrize("service", ["caller", "producer"])
-def test_after_200_000_calls_a_service_holds_what_it_held_after_2000(
-    soaked: tuple[Soaked, Soaked], service: str
-) -> None:
+def test_after_200_000_calls_a_service_holds_as_much_as_after_2000(soaked: tuple[Soaked, Soaked], service: str) -> None:
     calls = soaked[service == "producer"]
     assert calls.first.calls == FEW_CALLS
     assert calls.last.calls > 5 * FEW_CALLS

@@ -11,11 +11,11 @@ import pytest
 
 from caller.settings import Settings as CallerSettings
 from common.server import KEEP_ALIVE_SECONDS
+from lab.processes import ROOT
 from tests.support.manifests import (
     COMPONENTS,
     K8S,
     PLACES,
-    ROOT,
     Manifest,
     components_of,
     config_of,
@@ -98,7 +98,7 @@ def test_every_schema_of_a_custom_resource_is_used() -> None:
     assert {path.name for path in (ROOT / "tests/schemas").glob("*.json")} - {"metadata.json"} <= used
 
 
-# The way to the page
+# The path to the page
 
 
 @pytest.mark.parametrize("component", FRONT)

@@ -218,7 +218,7 @@ def test_services_reach_the_container_by_the_port_named_http() -> None:
 
 
 def test_a_probe_answers_within_its_period() -> None:
-    """A readiness time-out above its period breaks the health check that Multi-Cluster Services makes of it."""
+    """A readiness timeout above its period breaks the health check that Multi-Cluster Services makes of it."""
     for place, _, deployment in deployments():
         for name, probe in probes_of(deployment).items():
             assert probe.get("timeoutSeconds", 1) <= probe.get("periodSeconds", 10), f"{place} {name}"

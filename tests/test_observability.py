@@ -27,11 +27,11 @@ QUERIES = [
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", ())
 ]
-DOCUMENTED = re.findall(r"^    (\S.*(?:\n      \S.*)*)", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+DOCUMENTED = re.findall(r"^    (\S.*(?:\n      \S.*)*)", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE)
 
 FUNCTIONS = {"sum", "min", "max", "count", "rate", "increase", "histogram_quantile", "clamp_min", "label_replace"}
 WORDS = FUNCTIONS | {"vector", "scalar", "and", "or", "unless", "offset", "by", "on", "group_left", "m"}
-"""Of PromQL, as far as it is used here; `m` is a minute."""
+"""The words of PromQL that the queries use; `m` is a minute."""
 GROUPING = r"\b(?:by|on|ignoring|without|group_left)\s*\(([^)]*)\)"
 
 
@@ -44,46 +44,46 @@ def promtool() -> str:
 
 
 class Scraped(NamedTuple):
-    """Services, and the Prometheus that knows them."""
+    """Services, and the Prometheus that scrapes them."""
 
     caller: Service
     producer: Service
     url: str
 
-    def ask(self, path: str, **parameters: Any) -> Any:
+    def get(self, path: str, **parameters: Any) -> Any:
         reply = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, trust_env=False)
         assert reply.status_code == 200, reply.text
         return reply.json()["data"]
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("query", query=expr)["result"]
+        found: list[dict[str, Any]] = self.get("query", query=expr)["result"]
         return found
 
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
-    """After calls of several outcomes, a run, and a refusal for load."""
+    """A caller and two producers after calls of several outcomes, runs, and requests refused by MAX_IN_FLIGHT."""
     if shutil.which("prometheus") is None:
         pytest.skip("Prometheus is needed (apt-get install prometheus)")
     with ExitStack() as stack:
         producer = stack.enter_context(running(PRODUCER, **CENTRAL, POD_NAME="p-0", MAX_IN_FLIGHT="2"))
         own = stack.enter_context(running(PRODUCER, **WEST, POD_NAME="p-1"))
-        # localhost and not 127.0.0.1, so that there is a name to resolve.
+        # localhost instead of 127.0.0.1, so that calls have the phase dns.
         first, second = (service.url.replace("127.0.0.1", "localhost") for service in (producer, own))
-        nobody = f"http://127.0.0.1:{free_port()}"
+        closed = f"http://127.0.0.1:{free_port()}"
         caller = stack.enter_context(
-            running(CALLER, **WEST, POD_NAME="c-0", PRODUCER_URL=first, COMPARE_URLS=f"{second},{nobody}")
+            running(CALLER, **WEST, POD_NAME="c-0", PRODUCER_URL=first, COMPARE_URLS=f"{second},{closed}")
         )
         targets = {"sample-caller": [caller], "sample-producer": [producer, own]}
         prometheus = stack.enter_context(prometheus_of(targets, tmp_path_factory.mktemp("prometheus")))
         scraped = Scraped(caller, producer, prometheus)
-        call_all(caller, (first, second, nobody))
+        call_all(caller, (first, second, closed))
         wait_for(scraped, 'count(caller_hop_duration_seconds_count{outcome="ok"}) >= 2')
-        # A rate has two samples, and counts what came after the first.
-        call_all(caller, (first, second, nobody))
+        # A rate needs two samples, and counts the increase between them.
+        call_all(caller, (first, second, closed))
         wait_for(scraped, 'sum(rate(caller_hop_duration_seconds_count{outcome="refused"}[1m])) > 0')
         wait_for(scraped, "sum(rate(http_server_requests_refused_total{}[1m])) > 0")
-        wait_for(scraped, "sum(caller_run_lateness_seconds_count{}) == 40")
+        wait_for(scraped, "sum(caller_run_scheduling_delay_seconds_count{}) == 40")
         yield scraped
 
 
@@ -99,7 +99,7 @@ def call_all(caller: Service, targets: tuple[str, str, str]) -> None:
         call(target)
         call(target, connection="fresh")
     call(first, responseCode=503)
-    slow = [threading.Thread(target=call, args=(first,), kwargs={"delay": 1000}) for _ in range(4)]
+    slow = [threading.Thread(target=call, args=(first,), kwargs={"delay": 2000}) for _ in range(4)]
     for thread in slow:
         thread.start()
     for thread in slow:
@@ -117,9 +117,9 @@ def wait_for(scraped: Scraped, expr: str) -> None:
 
 @contextmanager
 def prometheus_of(targets: dict[str, list[Service]], folder: Path) -> Iterator[str]:
-    """A Prometheus that scrapes them often, with the labels that `k8s/components` give; its URL."""
+    """A Prometheus that scrapes the services often, with the labels that `k8s/components` add; its URL."""
     configuration = {
-        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(FOLDER / "alerts.yaml")],
         "scrape_configs": [
             {
@@ -169,7 +169,7 @@ def answers(url: str) -> bool:
 
 
 def for_now(expr: str) -> str:
-    """A query of the dashboard with what Grafana would fill in, or of the documents, over the last minute."""
+    """A query of the dashboard with the variables of Grafana replaced, or of the documents, over the last minute."""
     expr = expr.replace("$__rate_interval", "1m").replace("[5m]", "[1m]")
     return re.sub(r"\$(cluster|namespace|target)\b", ".*", expr)
 
@@ -178,7 +178,7 @@ def for_now(expr: str) -> str:
 
 
 @pytest.mark.parametrize("expr", QUERIES)
-def test_every_query_of_the_dashboard_finds_something(scraped: Scraped, expr: str) -> None:
+def test_every_query_of_the_dashboard_has_a_result(scraped: Scraped, expr: str) -> None:
     found = scraped.query(for_now(expr))
     assert found, expr
     assert all(series["value"][1] != "NaN" for series in found if "quantile" not in expr), found
@@ -186,7 +186,7 @@ def test_every_query_of_the_dashboard_finds_something(scraped: Scraped, expr: st
 
 
 @pytest.mark.parametrize("expr", DOCUMENTED)
-def test_every_query_of_the_document_is_one(scraped: Scraped, expr: str) -> None:
+def test_every_query_of_the_document_has_a_result(scraped: Scraped, expr: str) -> None:
     found = scraped.query(for_now(expr).replace(".*clusterset.*", ".*localhost.*"))
     assert found, expr
 
@@ -194,40 +194,42 @@ def test_every_query_of_the_document_is_one(scraped: Scraped, expr: str) -> None
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
 def test_every_alert_is_a_query_that_prometheus_loaded(scraped: Scraped, rule: dict[str, Any]) -> None:
     scraped.query(rule["expr"])
-    (group,) = scraped.ask("rules")["groups"]
+    (group,) = scraped.get("rules")["groups"]
     (loaded,) = (loaded for loaded in group["rules"] if loaded["name"] == rule["alert"])
     assert loaded["health"] in ("ok", "unknown"), loaded
 
 
 @pytest.mark.parametrize("expr", [*QUERIES, *(pytest.param(rule["expr"], id=rule["alert"]) for rule in ALERTS)])
-def test_every_metric_and_label_that_is_asked_for_is_scraped(scraped: Scraped, expr: str) -> None:
+def test_every_metric_and_label_of_a_query_is_scraped(scraped: Scraped, expr: str) -> None:
     metrics, grouped = vocabulary(expr)
     assert metrics
     known: set[str] = set(re.findall(r'label_replace\(.*?, "(\w+)"', expr, re.DOTALL))
     for name, labels in metrics:
-        there = set(scraped.ask("labels", **{"match[]": name}))
-        assert there, f"{name} is not scraped"
-        assert labels <= there, f"{name} has no {labels - there}"
-        known |= there
+        scraped_labels = set(scraped.get("labels", **{"match[]": name}))
+        assert scraped_labels, f"{name} is not scraped"
+        assert labels <= scraped_labels, f"{name} has no {labels - scraped_labels}"
+        known |= scraped_labels
     assert grouped <= known, grouped - known
 
 
 def vocabulary(expr: str) -> tuple[list[tuple[str, set[str]]], set[str]]:
-    """The metrics of a query, each with the labels that it is chosen by, and the labels that are grouped by."""
-    chosen = r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}"
-    plain = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expr)  # what is in quotes may look like anything
-    metrics = [(name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", labels))) for name, labels in re.findall(chosen, plain)]
+    """The metrics of a query, each with the labels of its selector, and the labels that the query groups by."""
+    selector = r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}"
+    plain = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expr)  # a quoted string may contain anything
+    metrics = [
+        (name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", labels))) for name, labels in re.findall(selector, plain)
+    ]
     grouped = {label.strip() for labels in re.findall(GROUPING, plain) for label in labels.split(",")}
-    rest = re.sub(r"\[[^\]]*\]", "", re.sub(GROUPING, "", re.sub(chosen, "", plain)))
+    rest = re.sub(r"\[[^\]]*\]", "", re.sub(GROUPING, "", re.sub(selector, "", plain)))
     words = set(re.findall(r"[a-zA-Z_]\w*", rest))
-    assert words <= WORDS, f"metrics are written with braces; what is {words - WORDS}?"
+    assert words <= WORDS, f"unknown words {words - WORDS}; write a metric with braces"
     return metrics, grouped
 
 
-def test_an_unscraped_metric_or_a_missing_label_would_be_noticed(scraped: Scraped) -> None:
-    for expr in ("sum(caller_hops_total{})", 'up{colour="red"}', "sum by (colour) (up{})", "sum(caller_runs_active)"):
+def test_an_unscraped_metric_or_a_missing_label_is_detected(scraped: Scraped) -> None:
+    for expr in ("sum(caller_hops_total{})", 'up{color="red"}', "sum by (color) (up{})", "sum(caller_runs_active)"):
         with pytest.raises(AssertionError):
-            test_every_metric_and_label_that_is_asked_for_is_scraped(scraped, expr)
+            test_every_metric_and_label_of_a_query_is_scraped(scraped, expr)
 
 
 def test_the_variables_of_the_dashboard_are_labels_that_exist(scraped: Scraped) -> None:
@@ -235,13 +237,13 @@ def test_the_variables_of_the_dashboard_are_labels_that_exist(scraped: Scraped) 
     assert variables.keys() == {"datasource", "cluster", "namespace", "target"}
     for name in ("cluster", "namespace", "target"):
         metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variables[name]["query"]["query"]).groups()  # type: ignore[union-attr]
-        assert scraped.ask(f"label/{label}/values", **{"match[]": metric}), name
+        assert scraped.get(f"label/{label}/values", **{"match[]": metric}), name
 
 
 # Figures
 
 
-def test_prometheus_knows_who_answered_and_what_became_of_calls(scraped: Scraped) -> None:
+def test_prometheus_has_the_answering_cluster_and_the_outcome_of_calls(scraped: Scraped) -> None:
     count = "sum by (peer_cluster, outcome, crossing) (caller_hop_duration_seconds_count{})"
     found = {tuple(sorted(series["metric"].values())): float(series["value"][1]) for series in scraped.query(count)}
     succeeded, failed = (
@@ -249,7 +251,7 @@ def test_prometheus_knows_who_answered_and_what_became_of_calls(scraped: Scraped
         found.pop(("http_error", "producer-cluster", "region")),
     )
     assert succeeded + failed == 34
-    assert failed > 2  # two were asked for; how many were refused for load is up to chance
+    assert failed > 2, "two are requested, and at least one is refused by MAX_IN_FLIGHT"
     assert found == {("caller-cluster", "none", "ok"): 24, ("refused", "unknown", "unknown"): 4}
     phases = "sum by (phase) (caller_hop_phase_duration_seconds_count{})"
     by_phase = {series["metric"]["phase"]: float(series["value"][1]) for series in scraped.query(phases)}
@@ -259,7 +261,7 @@ def test_prometheus_knows_who_answered_and_what_became_of_calls(scraped: Scraped
     assert 4 < by_phase["connect"] < calls
 
 
-def test_what_was_refused_for_load_is_counted(scraped: Scraped) -> None:
+def test_requests_refused_by_max_in_flight_are_counted(scraped: Scraped) -> None:
     refused = {
         series["metric"]["pod"]: float(series["value"][1])
         for series in scraped.query('http_server_requests_refused_total{app="sample-producer"}')
@@ -272,7 +274,7 @@ def test_what_was_refused_for_load_is_counted(scraped: Scraped) -> None:
     assert sorted(series["value"][1] for series in limits) == ["1000", "2"]
 
 
-def test_a_request_in_flight_and_a_drain_are_seen() -> None:
+def test_a_request_in_flight_and_a_drain_are_in_the_metrics() -> None:
     with running(PRODUCER, **CENTRAL, DRAIN_SECONDS="30", POD_NAMESPACE="ns") as producer:
         slow = threading.Thread(
             target=httpx.post,
@@ -291,7 +293,7 @@ def test_a_request_in_flight_and_a_drain_are_seen() -> None:
     (info,) = (line for line in after if line.startswith("target_info"))
     assert 'k8s_cluster_name="producer-cluster"' in info
     assert 'k8s_namespace_name="ns"' in info
-    assert "k8s_pod_name" not in info, "what is not known is left out"
+    assert "k8s_pod_name" not in info, "unknown attributes are absent"
 
 
 def shown(service: Service) -> set[str]:
@@ -308,7 +310,7 @@ def wait_until_shown(service: Service, line: str) -> None:
 # Names
 
 
-def test_the_names_of_all_metrics_are_good_ones(scraped: Scraped, promtool: str) -> None:
+def test_promtool_accepts_all_metrics(scraped: Scraped, promtool: str) -> None:
     for service in (scraped.caller, scraped.producer):
         text = httpx.get(f"{service.url}/metrics", trust_env=False).text
         checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
@@ -316,7 +318,7 @@ def test_the_names_of_all_metrics_are_good_ones(scraped: Scraped, promtool: str)
 
 
 def test_the_document_has_every_metric_with_its_labels_and_no_other(scraped: Scraped) -> None:
-    text = (ROOT / "docs/metrics.md").read_text()
+    text = (ROOT / "docs/reference/metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram|info) \| (.*?) \|", text, re.MULTILINE)
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     exposed: set[str] = set()
@@ -344,13 +346,13 @@ def test_rules_are_valid(promtool: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_each_alert_fires_and_is_silent_as_its_tests_say(promtool: str) -> None:
+def test_the_tests_of_the_alerts_pass(promtool: str) -> None:
     command = [promtool, "test", "rules", "alerts.test.yaml"]
     tested = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_each_alert_has_tests_of_both_kinds() -> None:
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_silent() -> None:
     tests = yaml.safe_load((FOLDER / "alerts.test.yaml").read_text())["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     names = {rule["alert"] for rule in ALERTS}
@@ -359,7 +361,7 @@ def test_each_alert_has_tests_of_both_kinds() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
-def test_each_alert_says_what_it_means_and_leads_to_its_causes(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_summary_and_a_link_to_its_causes(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     document, _, anchor = rule["annotations"]["runbook_url"].partition("#")
@@ -369,14 +371,14 @@ def test_each_alert_says_what_it_means_and_leads_to_its_causes(rule: dict[str, A
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a document: its own, and those that GitHub makes of headings."""
+    """The anchors of a document: explicit ones, and those that GitHub generates from headings."""
     headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
     return set(re.findall(r'<a id="([^"]+)">', text)) | {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
     }
 
 
-def test_the_commands_of_the_readme_make_what_operators_of_prometheus_take(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_create_the_resources_of_prometheus_operators(tmp_path: Path) -> None:
     text = (FOLDER / "README.md").read_text()
     blocks = re.findall(r"^    \{ printf .*\n.*; \} \| kubectl -n istio-apps apply -f -$", text, re.MULTILINE)
     made = [yaml.safe_load(shell(block.rpartition("|")[0])) for block in blocks]
@@ -407,11 +409,11 @@ def test_the_readme_has_every_alert() -> None:
 # The dashboard
 
 
-def test_every_panel_is_described_and_has_its_place() -> None:
+def test_every_panel_has_a_description_and_a_position_of_its_own() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        grid = panel["gridPos"]
+        cells = {(grid["x"] + x, grid["y"] + y) for x in range(grid["w"]) for y in range(grid["h"])}
         assert not cells & taken, f"{panel['title']} covers another"
         assert all(x < 24 for x, _ in cells), f"{panel['title']} is outside"
         taken |= cells

@@ -1,4 +1,4 @@
-"""Both services against their own OpenAPI: whatever is sent, nothing comes back that the document does not say."""
+"""Both services against their own OpenAPI documents: any request gets a reply that the document describes."""
 
 import base64
 import hashlib
@@ -55,28 +55,30 @@ def fuzz(schema: BaseSchema, path: str, mode: GenerationMode) -> None:
     def send(case: Case[Any]) -> None:
         response = case.call()
         case.validate_response(response, checks=CHECKS)
-        assert "a bug of this service" not in response.text
+        assert "internal error" not in response.text
 
     send()
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_the_producer_is_as_its_openapi_says(producer_schema: BaseSchema, mode: GenerationMode) -> None:
+def test_the_producer_conforms_to_its_openapi_document(producer_schema: BaseSchema, mode: GenerationMode) -> None:
     fuzz(producer_schema, "/producer/messages", mode)
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_the_caller_is_as_its_openapi_says(caller_schema: BaseSchema, mode: GenerationMode) -> None:
+def test_the_caller_conforms_to_its_openapi_document(caller_schema: BaseSchema, mode: GenerationMode) -> None:
     fuzz(caller_schema, "/caller/messages", mode)
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_a_run_is_as_the_openapi_of_the_caller_says(caller_schema: BaseSchema, mode: GenerationMode) -> None:
+def test_runs_conform_to_the_openapi_document_of_the_caller(caller_schema: BaseSchema, mode: GenerationMode) -> None:
     fuzz(caller_schema, "/caller/runs", mode)
 
 
 @pytest.mark.parametrize("service", ["producer", "caller"])
-def test_every_get_and_every_other_method_is_as_the_document_says(service: str, request: pytest.FixtureRequest) -> None:
+def test_every_get_and_every_other_method_conforms_to_the_document(
+    service: str, request: pytest.FixtureRequest
+) -> None:
     schema: BaseSchema = request.getfixturevalue(f"{service}_schema")
     paths = [path for path, methods in schema.raw_schema["paths"].items() if "get" in methods]
     assert {"/actuator/health/liveness", "/actuator/health/readiness", "/metrics"} <= set(paths)
@@ -87,7 +89,7 @@ def test_every_get_and_every_other_method_is_as_the_document_says(service: str, 
 
 @pytest.mark.parametrize("service", ["producer", "caller"])
 def test_every_field_of_the_document_is_described(service: str, request: pytest.FixtureRequest) -> None:
-    document = httpx.get(f"{request.getfixturevalue(service)}/openapi.json", trust_env=False).json()
+    document = httpx.get(f"{request.getfixturevalue(service)}/openapi.json", trust_env=False, timeout=60).json()
     message = document["components"]["schemas"]["Message" if service == "producer" else "CallerMessage"]
     assert message["properties"].keys() >= {"id", "payload", "delay", "responseCode", "faultRate", "only"}
     problem = document["paths"][f"/{service}/messages"]["post"]["responses"]["422"]["content"]
@@ -98,7 +100,7 @@ def test_every_field_of_the_document_is_described(service: str, request: pytest.
 @pytest.mark.parametrize("service", ["producer", "caller"])
 def test_the_docs_need_no_internet_and_run_one_inline_script_only(service: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(service)
-    page = httpx.get(f"{url}/docs", trust_env=False)
+    page = httpx.get(f"{url}/docs", trust_env=False, timeout=60)
     script = page.text.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert page.status_code == 200
@@ -107,4 +109,4 @@ def test_the_docs_need_no_internet_and_run_one_inline_script_only(service: str, 
     assert len(loaded) == 3
     for file in loaded:
         assert "://" not in file
-        assert httpx.get(f"{url}/{file}", trust_env=False).status_code == 200
+        assert httpx.get(f"{url}/{file}", trust_env=False, timeout=60).status_code == 200

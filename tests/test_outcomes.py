@@ -1,24 +1,33 @@
-"""Every outcome, provoked with real sockets. Those of DNS are in two_clusters, with a real DNS server."""
+"""Every outcome of a call, over real sockets. The DNS outcomes are in two_clusters, with a real DNS server."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import trustme
 
 from caller.hop.client import ProducerClient
-from caller.hop.outcome import Hop, Outcome
+from caller.hop.model import Hop
+from caller.hop.outcome import Outcome, failure_of, gateway_status
+from caller.hop.phases import PHASES, Phase
+from caller.hop.resolver import MAX_CONCURRENT_LOOKUPS, Resolver
 from common.messages import Message
 from lab.processes import free_port
 from tests.support.servers import calling, http_reply, listening, producing, read_request, replying, swallowing
 
 MESSAGE = Message(payload="test")
-PHASES = ("dns_millis", "connect_millis", "tls_millis", "send_millis", "wait_millis", "body_millis")
+TIMEOUT_SECONDS = 0.3
+EARLIEST_MILLIS, LATEST_MILLIS = 290, 5_000
+"""Of a call that ends by `TIMEOUT_SECONDS`, on a machine that may be busy; the default timeouts are 2 s and 65 s."""
 
 
 async def hop_to(url: str, message: Message = MESSAGE, **settings: float) -> Hop:
@@ -29,8 +38,18 @@ async def hop_to(url: str, message: Message = MESSAGE, **settings: float) -> Hop
 
 
 def assert_adds_up(hop: Hop) -> None:
-    spent = sum(getattr(hop.phases, name) or 0 for name in PHASES)
-    assert spent == pytest.approx(hop.round_trip_time_millis, abs=0.01)
+    assert sum(millis_by_phase(hop).values()) == pytest.approx(hop.round_trip_time_millis, abs=0.01)
+
+
+def millis_by_phase(hop: Hop) -> dict[Phase, float]:
+    """The duration of each phase that the call had."""
+    millis = {phase: getattr(hop.phases, f"{phase}_millis") for phase in PHASES}
+    return {phase: duration for phase, duration in millis.items() if duration is not None}
+
+
+def assert_timed_out(hop: Hop) -> None:
+    """The call lasted for `TIMEOUT_SECONDS`, and not for a longer, default timeout."""
+    assert EARLIEST_MILLIS <= hop.round_trip_time_millis < LATEST_MILLIS
 
 
 async def test_the_producer_answers() -> None:
@@ -58,7 +77,7 @@ async def test_an_error_of_the_producer_keeps_its_identity(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 205, 304])
-async def test_a_reply_without_a_body_is_understood(status: int) -> None:
+async def test_a_reply_without_a_body_is_ok(status: int) -> None:
     async with producing() as url:
         hop = await hop_to(url, Message(payload="test", response_code=status))
     assert (hop.outcome, hop.status_code, hop.received) == (Outcome.OK, status, None)
@@ -67,13 +86,13 @@ async def test_a_reply_without_a_body_is_understood(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [201, 299, 300, 302, 307])
-async def test_a_redirect_or_another_success_is_not_followed_and_ok(status: int) -> None:
+async def test_a_redirect_or_another_success_is_ok_and_not_followed(status: int) -> None:
     async with producing() as url:
         hop = await hop_to(url, Message(payload="test", response_code=status))
     assert (hop.outcome, hop.status_code, hop.received) == (Outcome.OK, status, "test")
 
 
-async def test_a_refusal_by_the_producer_says_why() -> None:
+async def test_a_refusal_by_the_producer_names_the_limit() -> None:
     async with producing(max_delay_millis=10) as url:
         hop = await hop_to(url, Message(payload="test", delay=11))
     assert (hop.outcome, hop.status_code) == (Outcome.HTTP_ERROR, 422)
@@ -97,12 +116,12 @@ PROXIES: tuple[tuple[str, dict[str, str], str, str], ...] = (
     ("500 Internal Server Error", {}, "fault filter abort", "Envoy"),
     ("502 Bad Gateway", {"via": "1.1 google"}, "<html>Error: Server Error</html>", "Google Cloud load balancer"),
     ("404 Not Found", {}, "response 404 (backend NotFound), service rules for the path", "Google Cloud load balancer"),
-    ("404 Not Found", {}, "nobody knows", "unknown"),
+    ("404 Not Found", {}, "another server", "unknown"),
 )
 
 
 @pytest.mark.parametrize(("status", "headers", "body", "name"), PROXIES)
-async def test_an_error_without_the_stamp_is_a_proxys(
+async def test_an_error_without_the_marker_header_is_a_proxy_error(
     status: str, headers: dict[str, str], body: str, name: str
 ) -> None:
     async with listening(replying(http_reply(status, headers, body))) as address:
@@ -118,9 +137,9 @@ BAD_REPLIES = (
     ("a page", http_reply("200 OK", {"content-type": "text/html"}, "<h1>hello</h1>")),
     ("an empty reply", http_reply("200 OK", {}, "")),
     ("other JSON", http_reply("200 OK", {"content-type": "application/json"}, '{"a": 1}')),
-    ("an unstamped 204", b"HTTP/1.1 204 No Content\r\n\r\n"),
-    ("no HTTP", b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
-    ("a status line that is none", b"HTTP/1.1 OK\r\n\r\n"),
+    ("a 204 without the marker header", b"HTTP/1.1 204 No Content\r\n\r\n"),
+    ("not HTTP", b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    ("a status line without a status", b"HTTP/1.1 OK\r\n\r\n"),
     ("too large", http_reply("200 OK", {}, "x" * 5000)),
     ("broken gzip", http_reply("200 OK", {"content-encoding": "gzip"}, "not gzip")),
     (
@@ -131,14 +150,14 @@ BAD_REPLIES = (
 
 
 @pytest.mark.parametrize("reply", [reply for _, reply in BAD_REPLIES], ids=[name for name, _ in BAD_REPLIES])
-async def test_what_is_not_the_producers_json_is_a_bad_reply(reply: bytes) -> None:
+async def test_a_reply_that_is_not_the_producers_json_is_a_bad_reply(reply: bytes) -> None:
     async with listening(replying(reply)) as address:
         hop = await hop_to(address, max_reply_bytes=4096)
     assert (hop.outcome, hop.status_code) == (Outcome.BAD_REPLY, 502)
     assert hop.error
 
 
-async def test_the_answer_of_a_producer_without_a_stamp_is_taken() -> None:
+async def test_an_echo_without_the_marker_header_is_the_producers() -> None:
     body = '{"id": "7", "received": "test", "headers": {}, "metadata": {"clusterName": "kotlin"}}'
     async with listening(replying(http_reply("500 Internal Server Error", {}, body))) as address:
         hop = await hop_to(address, Message(id="7", payload="test"))
@@ -150,12 +169,12 @@ async def test_the_answer_of_a_producer_without_a_stamp_is_taken() -> None:
 
 async def test_a_closed_port_refuses() -> None:
     port = free_port()
-    hop = await hop_to(f"127.0.0.1:{port}")
+    hop = await hop_to(f"127.0.0.1:{port}", connect_timeout_seconds=30)
     assert (hop.outcome, hop.status_code) == (Outcome.REFUSED, 502)
-    assert hop.answered_by.who == "caller"
+    assert (hop.answered_by.who, hop.answered_by.name) == ("none", "none")
     assert hop.error is not None
     assert str(port) in hop.error
-    assert hop.round_trip_time_millis < 1000
+    assert hop.round_trip_time_millis < 15_000, "it does not wait for the timeout"
 
 
 async def test_two_addresses_that_both_refuse_are_one_refusal() -> None:
@@ -171,47 +190,48 @@ async def test_a_name_that_does_not_exist() -> None:
     assert hop.phases.connect_millis is None
 
 
-async def test_an_address_that_the_kernel_has_no_route_for_is_unreachable() -> None:
-    """No packet is sent: TCP to the broadcast address is refused by the kernel itself."""
+async def test_an_address_without_a_route_is_unreachable() -> None:
+    """No packet is sent: the kernel itself refuses TCP to the broadcast address."""
     hop = await hop_to("255.255.255.255")
     assert (hop.outcome, hop.status_code) == (Outcome.UNREACHABLE, 502)
 
 
-async def test_swallowed_syns_are_a_connect_timeout_in_the_set_time() -> None:
+async def test_dropped_syns_are_a_connect_timeout_after_the_configured_time() -> None:
     async with swallowing() as address:
-        hop = await hop_to(address, connect_timeout_seconds=0.3)
+        hop = await hop_to(address, connect_timeout_seconds=TIMEOUT_SECONDS)
     assert (hop.outcome, hop.status_code) == (Outcome.CONNECT_TIMEOUT, 504)
-    assert 250 < hop.round_trip_time_millis < 1500
-    assert hop.phases.connect_millis == pytest.approx(hop.round_trip_time_millis, abs=50)
+    assert_timed_out(hop)
+    assert millis_by_phase(hop).keys() == {"connect"}
 
 
 async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     await reader.read()
 
 
-async def test_a_silent_server_is_a_read_timeout_in_the_set_time() -> None:
+async def test_a_silent_server_is_a_read_timeout_after_the_configured_time() -> None:
     async with listening(silent) as address:
-        hop = await hop_to(address, call_timeout_seconds=0.3)
+        hop = await hop_to(address, call_timeout_seconds=TIMEOUT_SECONDS)
     assert (hop.outcome, hop.status_code) == (Outcome.READ_TIMEOUT, 504)
-    assert 250 < hop.round_trip_time_millis < 1500
+    assert_timed_out(hop)
     assert hop.connection.peer_address == address
     assert hop.sent_headers["content-type"] == ["application/json"]
 
 
-async def test_a_reply_that_stops_half_way_is_a_read_timeout() -> None:
+async def test_a_reply_that_stops_in_its_body_is_a_read_timeout() -> None:
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
         await reader.read()
 
     async with listening(half) as address:
-        hop = await hop_to(address, call_timeout_seconds=0.3)
+        hop = await hop_to(address, call_timeout_seconds=TIMEOUT_SECONDS)
     assert hop.outcome is Outcome.READ_TIMEOUT
+    assert_timed_out(hop)
     assert hop.phases.body_millis is not None
     assert hop.returned_headers["content-length"] == ["100"]
 
 
-async def close_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def close_immediately(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
@@ -233,15 +253,15 @@ async def close_in_the_headers(reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 @pytest.mark.parametrize("handler", [close_after_request, close_in_the_body, close_in_the_headers])
-async def test_a_connection_that_is_closed_early_is_closed(handler: object) -> None:
+async def test_a_connection_that_is_closed_before_the_reply_is_complete_is_closed(handler: object) -> None:
     async with listening(handler) as address:  # type: ignore[arg-type]
         hop = await hop_to(address)
     assert (hop.outcome, hop.status_code) == (Outcome.CLOSED, 502)
 
 
-async def test_a_server_that_accepts_and_closes_is_closed_or_reset() -> None:
+async def test_a_server_that_accepts_and_closes_immediately_is_closed_or_reset() -> None:
     """Which of the two depends on whether the request arrives before or after the close."""
-    async with listening(close_at_once) as address:
+    async with listening(close_immediately) as address:
         hop = await hop_to(address)
     assert hop.outcome in (Outcome.CLOSED, Outcome.RESET)
 
@@ -286,7 +306,9 @@ def certificate(authority: trustme.CA, *names: str) -> ssl.SSLContext:
     return context
 
 
-async def test_a_trusted_certificate_is_shown(authority: trustme.CA, trusted: None) -> None:
+async def test_the_version_and_the_name_of_a_trusted_certificate_are_in_the_hop(
+    authority: trustme.CA, trusted: None
+) -> None:
     async with listening(replying(http_reply("503 X", {}, "")), certificate(authority, "localhost")) as address:
         hop = await hop_to(f"https://localhost:{address.split(':')[1]}")
     assert hop.outcome is Outcome.PROXY_ERROR
@@ -313,22 +335,22 @@ async def test_a_certificate_for_another_name_is_a_tls_error(authority: trustme.
 
 
 async def test_tls_to_a_plain_port_is_a_tls_error() -> None:
-    async with listening(replying(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(100)
-            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        async with listening(plain) as address:
-            hop = await hop_to(f"https://{address}")
+    async with listening(plain) as address:
+        hop = await hop_to(f"https://{address}")
     assert hop.outcome is Outcome.TLS_ERROR
 
 
-async def test_a_handshake_that_is_never_answered_is_a_tls_error_in_the_set_time() -> None:
+async def test_a_handshake_without_an_answer_is_a_tls_error_after_the_configured_time() -> None:
+    """The timeout is that of TCP and TLS together."""
     async with listening(silent) as address:
-        hop = await hop_to(f"https://{address}", connect_timeout_seconds=0.3)
+        hop = await hop_to(f"https://{address}", connect_timeout_seconds=TIMEOUT_SECONDS)
     assert hop.outcome is Outcome.TLS_ERROR
-    assert hop.phases.tls_millis == pytest.approx(300, abs=250)
+    assert_timed_out(hop)
+    assert list(millis_by_phase(hop)) == ["connect", "tls"]
 
 
 async def test_plain_http_to_a_tls_port_is_not_ok(authority: trustme.CA) -> None:
@@ -337,7 +359,7 @@ async def test_plain_http_to_a_tls_port_is_not_ok(authority: trustme.CA) -> None
     assert hop.outcome in (Outcome.BAD_REPLY, Outcome.RESET, Outcome.CLOSED)
 
 
-async def test_a_cancelled_call_ends_at_once_and_is_counted() -> None:
+async def test_a_cancelled_call_ends_immediately_and_is_counted() -> None:
     async with listening(silent) as address, calling(address) as client:
         call = asyncio.create_task(client.call(MESSAGE, client.settings.producer_url))
         await asyncio.sleep(0.1)
@@ -345,7 +367,7 @@ async def test_a_cancelled_call_ends_at_once_and_is_counted() -> None:
         started = time.perf_counter()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert time.perf_counter() - started < 0.5
+        assert time.perf_counter() - started < 10, "it does not wait for the timeout of 65 s"
         assert observed_outcomes(client) == {"cancelled": 1}
 
 
@@ -381,28 +403,32 @@ async def test_fresh_connections_are_never_reused(pair: ProducerClient) -> None:
     assert hops[0].sent_headers["connection"] == ["close"]
 
 
-async def test_the_injected_delay_is_told_from_the_network(pair: ProducerClient) -> None:
-    hop = await pair.call(Message(payload="test", delay=300), pair.settings.producer_url)
-    assert 300 <= (hop.phases.producer_delay_millis or 0) < 900
-    assert hop.phases.producer_work_millis is not None
-    assert hop.phases.producer_work_millis < 100
-    assert hop.phases.network_millis is not None
-    assert hop.phases.network_millis < 100
+async def test_the_injected_delay_is_separate_from_the_network(pair: ProducerClient) -> None:
+    hop = await pair.call(Message(payload="test", delay=1000), pair.settings.producer_url)
+    phases = hop.phases
+    assert phases.wait_millis is not None
+    assert phases.producer_delay_millis is not None
+    assert phases.producer_work_millis is not None
+    assert phases.network_millis is not None
+    assert phases.wait_millis >= phases.producer_delay_millis >= 1000
+    assert phases.producer_work_millis + phases.network_millis < 1000, "the delay is in neither"
+    parts = phases.producer_delay_millis + phases.producer_work_millis + phases.network_millis
+    assert parts == pytest.approx(phases.wait_millis, abs=0.01)
     assert hop.fault_applied is True
 
 
-async def test_calls_at_once_do_not_mix_their_traces(pair: ProducerClient) -> None:
+async def test_concurrent_calls_do_not_mix_their_clocks(pair: ProducerClient) -> None:
     messages = [Message(id=str(number), payload=str(number), delay=number % 5 * 20) for number in range(40)]
     hops = await asyncio.gather(*(pair.call(message, pair.settings.producer_url) for message in messages))
     for message, hop in zip(messages, hops, strict=True):
         assert (hop.id, hop.received) == (message.id, message.payload)
         assert_adds_up(hop)
-        # The delay that was asked for, or longer where the machine is busy: a trace of another call has a shorter one.
+        # The requested delay, or longer on a busy machine. The clock of another call can show a shorter one.
         assert message.delay <= (hop.phases.producer_delay_millis or 0) <= (hop.phases.wait_millis or 0)
     assert len({hop.connection.local_address for hop in hops}) == 40
 
 
-async def test_the_trace_context_is_passed_on(pair: ProducerClient) -> None:
+async def test_the_trace_context_is_propagated(pair: ProducerClient) -> None:
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     inbound = {"traceparent": traceparent, "b3": "0", "x-cloud-trace-context": "1/2;o=1", "cookie": "a=b"}
     hop = await pair.call(MESSAGE, pair.settings.producer_url, inbound=inbound)
@@ -417,3 +443,64 @@ async def test_a_malformed_traceparent_is_replaced_with_its_tracestate(pair: Pro
     hop = await pair.call(MESSAGE, pair.settings.producer_url, inbound={"traceparent": "00-xyz", "tracestate": "a=b"})
     assert len(hop.producer_headers["traceparent"][0]) == 55
     assert "tracestate" not in hop.producer_headers
+
+
+# The kernel's own timeout
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome", "status"),
+    [
+        ("dns", Outcome.DNS_UNAVAILABLE, 502),
+        ("connect", Outcome.CONNECT_TIMEOUT, 504),
+        ("tls", Outcome.TLS_ERROR, 502),
+        ("send", Outcome.READ_TIMEOUT, 504),
+        ("wait", Outcome.READ_TIMEOUT, 504),
+        ("body", Outcome.READ_TIMEOUT, 504),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["from a socket", "from aiohttp"])
+def test_etimedout_is_the_timeout_of_the_phase(phase: Phase, outcome: Outcome, status: int, wrapped: bool) -> None:
+    """The kernel ends a connection whose packets are not acknowledged (tcp(7), tcp_syn_retries and tcp_retries2)."""
+    error: OSError = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    if wrapped:
+        error = aiohttp.ClientOSError(error.errno, error.strerror)
+    found, text = failure_of(error, phase, seconds=130)
+    assert (found, gateway_status(found)) == (outcome, status)
+    assert text.startswith("ETIMEDOUT: ")
+    assert phase in text
+
+
+# Threads of lookups
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")  # as CPython does at a limit on processes
+
+
+FAILED_LOOKUPS = 40
+"""More than a name has slots: a slot that is not released would be missing."""
+
+
+async def test_a_call_without_a_thread_for_its_lookup_is_dns_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with producing() as url, calling(url.replace("127.0.0.1", "localhost"), call_timeout_seconds=5) as client:
+        target = client.settings.producer_url
+        with monkeypatch.context() as limit:
+            limit.setattr(threading.Thread, "start", no_thread)
+            failed = [await client.call(MESSAGE, target) for _ in range(FAILED_LOOKUPS)]
+        after = await client.call(MESSAGE, target)
+    assert {(hop.outcome, hop.status_code) for hop in failed} == {(Outcome.DNS_UNAVAILABLE, 502)}
+    assert {(hop.error or "").partition(":")[0] for hop in failed} == {"EAGAIN"}
+    assert after.outcome is Outcome.OK
+
+
+async def test_a_lookup_without_a_thread_releases_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FAILED_LOOKUPS > MAX_CONCURRENT_LOOKUPS
+    resolver = Resolver()
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", no_thread)
+        for _ in range(FAILED_LOOKUPS):
+            with pytest.raises(BlockingIOError):
+                await asyncio.wait_for(resolver.look_up("localhost", 8080), 5)
+    found = await asyncio.wait_for(resolver.look_up("localhost", 8080), 30)
+    assert ("127.0.0.1", 8080) in [address for _, address in found]

@@ -294,7 +294,7 @@ def without_limits(page: Page) -> None:
 def test_a_value_that_the_caller_refuses_is_marked_until_it_is_changed(page: Page) -> None:
     without_limits(page)
     assert submit(page, payload="x" * 70_000).startswith("problem: the caller answered 413")
-    detail = "70000 bytes of UTF-8 are more than 65536 (MAX_PAYLOAD_BYTES)"
+    detail = "70000 bytes of UTF-8 exceed the maximum of 65536 bytes (MAX_PAYLOAD_BYTES)"
     payload = page.locator("#payload")
     expect(payload).to_have_attribute("aria-invalid", "true")
     expect(payload).to_have_accessible_description(re.compile(re.escape(detail)))

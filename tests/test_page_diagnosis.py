@@ -198,7 +198,7 @@ def test_the_search_list_the_twin_and_the_hosts_file_are_shown(browser: Browser,
             "hostsFile": True,
             "queries": 6,
             "wastedQueries": 4,
-            "twin": [answer(INNER, "A", "NOERROR", "10.9.0.7"), answer(INNER, "AAAA", "NOERROR")],
+            "counterpart": [answer(INNER, "A", "NOERROR", "10.9.0.7"), answer(INNER, "AAAA", "NOERROR")],
             "resolvConf": {"nameservers": ["10.4.0.10", "10.4.0.11"], "search": search, "ndots": 5, "error": "cut off"},
         }
     }

@@ -20,7 +20,7 @@ from tests.support.browser import (
     verdict,
 )
 
-KEY = "sample-caller-history"
+KEY = "sample-caller-history-2"
 
 
 @pytest.fixture(scope="module")

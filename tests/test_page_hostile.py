@@ -31,7 +31,7 @@ LONG = "n" * 65_536
 
 @contextmanager
 def liar(**metadata: str) -> Iterator[str]:
-    """A server that stamps its replies as the producer does, and says of itself what it likes; its URL."""
+    """A server whose replies have the marker header of the producer and any identity; its URL."""
 
     class Liar(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

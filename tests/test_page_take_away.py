@@ -54,7 +54,7 @@ def copied(page: Page, name: str) -> str:
 
 
 def shell(command: str) -> str:
-    """What a shell makes of it; the name that only the browser knows is told to curl, too."""
+    """What a shell makes of it; a name that only the browser knows is passed to curl, too."""
     assert command.startswith("curl ")
     host = re.search(rf"http://{INSECURE}:\d+", command)
     if host:
@@ -113,12 +113,12 @@ def test_what_was_typed_before_the_caller_answered_stays(browser: Browser, calle
         held: list[Route] = []
         page.route("**/caller/targets**", lambda route: route.continue_() if held else held.append(route))
         page.goto(caller.url)
-        page.fill("#payload", "typed at once")
+        page.fill("#payload", "typed immediately")
         show(page, "Run")
         expect(page.locator("[data-part=caller]")).to_have_text("asking…")
         held[0].continue_()
         expect(page.locator("#rate-hint")).to_have_text("at most 200")
-        assert page.input_value("#payload") == "typed at once"
+        assert page.input_value("#payload") == "typed immediately"
         assert page.get_attribute("[data-shows=run]", "aria-current") == "true"
 
 

@@ -1,4 +1,4 @@
-"""The least that a caller in Python costs: aiohttp on both sides, bytes in and bytes out."""
+"""A minimal caller in Python: aiohttp as server and client, which forwards bytes."""
 
 import os
 from collections.abc import AsyncIterator

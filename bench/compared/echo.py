@@ -1,4 +1,4 @@
-"""The smallest producer with the same model: no limits, metrics, faults or stamp; uvicorn logs a line a call."""
+"""A minimal producer with the same model: no limits, metrics, faults or marker header; uvicorn logs a line per call."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The smallest caller that most people would write: FastAPI, and one httpx client."""
+"""A minimal caller as most people would write it: FastAPI and one httpx client."""
 
 import os
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The caller with one thing replaced: the transport of `ProducerClient` is httpx's own."""
+"""The caller with one change: the transport of `ProducerClient` is that of httpx."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ def stock(_: Any) -> httpx.AsyncHTTPTransport:
 
 
 if __name__ == "__main__":
-    setattr(client, "AiohttpTransport", stock)  # noqa: B010  (the type is another)
+    setattr(client, "AiohttpTransport", stock)  # noqa: B010  (its type differs)
     main()

@@ -2,159 +2,85 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from caller.check.steps import CheckReport, Preflight
-from caller.explain.dns import DnsReport
-from caller.hop.client import ProducerClient
-from caller.hop.outcome import Hop
-from caller.settings import Settings
-from caller.target import NameKind, Target
-from common.client import CLIENT_CLOSED_REQUEST, hang_up
+from caller.api.state import Explains
+from caller.api.targets import allowed_target
+from caller.explain.explain import Explained, Explainer
+from caller.hop.model import ConnectionMode
+from caller.target import Target
 from common.headers import header_map
-from common.message_route import MessageRoute
-from common.messages import BODILESS, ClusterMetadata, Message, Wire
-from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
-from common.service import within_limits
+from common.messages import BODILESS, Message
+from common.problems import CLIENT_CLOSED_REQUEST, PROBLEM_RESPONSES, SCHEMAS, check_limits
+from common.service import client_disconnected
 
-router = APIRouter(tags=["messages"], route_class=MessageRoute)
+router = APIRouter(tags=["messages"])
 
-LONGEST_TIMEOUT_SECONDS = 600
+MAX_TIMEOUT_SECONDS = 600
 
 
 class CallerMessage(Message):
-    """What the caller is asked: the message, and how to call."""
+    """The message, and how to call."""
 
-    target: str | None = Field(
-        default=None, description="one of the addresses that settings allow; default: PRODUCER_URL"
-    )
-    connection: Literal["reuse", "fresh"] = Field(
-        default="reuse", description="`fresh`: a new connection, so that a ClusterSetIP may choose another pod"
+    target: str | None = Field(default=None, description="one of the allowed targets; default: PRODUCER_URL")
+    connection: ConnectionMode = Field(
+        default="reuse", description="`fresh`: a new connection, which may reach another pod behind a ClusterSetIP"
     )
     timeout_seconds: float | None = Field(
-        default=None, gt=0, le=LONGEST_TIMEOUT_SECONDS, allow_inf_nan=False, description="default: CALL_TIMEOUT_SECONDS"
+        default=None, gt=0, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False, description="default: CALL_TIMEOUT_SECONDS"
     )
 
 
-class TargetReport(Wire):
-    """An address that may be called, and what its name resolves to."""
-
-    name: str = Field(examples=["http://sample-producer.istio-apps.svc.clusterset.local:8080"])
-    kind: NameKind
-    dns: DnsReport | None = Field(description="null: not asked for")
-
-
-class Targets(Wire):
-    """What may be called, PRODUCER_URL first, by whom, and the limits of a message and of a run."""
-
-    caller_metadata: ClusterMetadata
-    targets: list[TargetReport]
-    max_payload_bytes: int
-    max_delay_millis: int
-    call_timeout_seconds: float
-    run_max_rate: float
-    run_max_seconds: float
-
-
-async def client_of(request: Request) -> ProducerClient:
-    client: ProducerClient = request.state.client
-    return client
-
-
-HOP_CONTENT = {"application/json": {"schema": {"$ref": SCHEMAS + "Hop"}}}
-"""With `passThrough`, any status may come with a hop."""
-
-
-async def preflight_of(request: Request) -> Preflight:
-    preflight: Preflight = request.state.preflight
-    return preflight
-
-
-Client = Annotated[ProducerClient, Depends(client_of)]
+EXPLAINED_CONTENT = {"application/json": {"schema": {"$ref": SCHEMAS + "Explained"}}}
+"""With `passThrough`, any status may come with this body."""
 
 
 @router.post(
     "/caller/messages",
-    response_model=Hop,
+    response_model=Explained,
     responses={
-        "default": {"model": Hop, "description": "with `passThrough`: the status of the hop"},
+        "default": {"model": Explained, "description": "with `passThrough`: the status of the call"},
         **{status: {"description": "with `passThrough`, the same: no body"} for status in BODILESS},
         **{
-            status: response | {"content": {**response["content"], **HOP_CONTENT}}
+            status: response | {"content": {**response["content"], **EXPLAINED_CONTENT}}
             for status, response in PROBLEM_RESPONSES.items()
         },
     },
-    summary="Call the producer once; 200 with everything learnt, whatever came of it",
+    summary="Call the producer once; 200 with the explained call, whatever its outcome",
 )
 async def call_producer(
     message: CallerMessage,
     request: Request,
+    explainer: Explains,
     pass_through: Annotated[
-        bool, Query(alias="passThrough", description="answer with the status of the hop instead of 200")
+        bool, Query(alias="passThrough", description="answer with the status of the call instead of 200")
     ] = False,
 ) -> Response:
-    client: ProducerClient = request.state.client
-    within_limits(message, client.settings)
-    target = allowed(message.target, client.settings)
-    hop = await while_client_waits(request, client, message, target)
-    if hop is None:
-        request.scope["observed"].update(status=CLIENT_CLOSED_REQUEST, outcome="cancelled")
+    settings = explainer.client.settings
+    check_limits(message, settings)
+    target = allowed_target(message.target, settings)
+    call = await call_while_connected(request, explainer, message, target)
+    if call is None:
+        request.scope["log_fields"].update(outcome="cancelled")
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    request.scope["observed"].update(outcome=hop.outcome.value, peerCluster=hop.answering_cluster)
-    status = hop.status_code if pass_through else 200
-    body = b"" if status in BODILESS else hop.model_dump_json(by_alias=True)
+    request.scope["log_fields"].update(outcome=call.outcome.value, peerCluster=call.answering_cluster)
+    status = call.status_code if pass_through else 200
+    body = b"" if status in BODILESS else call.model_dump_json(by_alias=True)
     return Response(body, status, media_type=None if status in BODILESS else "application/json")
 
 
-@router.get("/caller/targets", summary="The addresses that may be called, each with its DNS answers")
-async def targets(
-    client: Client, dns: Annotated[bool, Query(description="false: at once, without the DNS answers")] = True
-) -> Targets:
-    settings = client.settings
-
-    async def about(target: Target) -> TargetReport:
-        report = (await client.dns.about(target))[0] if dns else None
-        return TargetReport(name=target.name, kind=target.kind, dns=report)
-
-    return Targets(
-        caller_metadata=client.identity.metadata,
-        targets=await asyncio.gather(*map(about, settings.targets)),
-        max_payload_bytes=settings.max_payload_bytes,
-        max_delay_millis=settings.max_delay_millis,
-        call_timeout_seconds=settings.call_timeout_seconds,
-        run_max_rate=settings.run_max_rate,
-        run_max_seconds=settings.run_max_seconds,
-    )
-
-
-@router.get("/caller/checks", summary="Preflight, step by step; one call to each target")
-async def checks(preflight: Annotated[Preflight, Depends(preflight_of)]) -> CheckReport:
-    return await preflight.report()
-
-
-def allowed(name: str | None, settings: Settings, field: str = "target") -> Target:
-    """The target of that name; the first when none is named. `field`: where the request names it.
-
-    :raises Refused: 422 with the list of what is allowed: no host from a request is ever called.
-    """
+async def call_while_connected(
+    request: Request, explainer: Explainer, message: CallerMessage, target: Target
+) -> Explained | None:
+    """The explained call; None if the client disconnected first, and then the call is cancelled."""
+    disconnected = asyncio.create_task(client_disconnected(request))
     try:
-        return settings.target(name)
-    except ValueError as error:
-        raise Refused(422, [FieldError(field=field, value=str(name)[:100], message=str(error))]) from None
-
-
-async def while_client_waits(
-    request: Request, client: ProducerClient, message: CallerMessage, target: Target
-) -> Hop | None:
-    """The hop; None if whoever asked hung up first, and then the call is cancelled."""
-    gone = asyncio.create_task(hang_up(request))
-    try:
-        async with asyncio.timeout(None) as patience:
-            gone.add_done_callback(partial(end, patience))
-            hop = await client.call(
+        async with asyncio.timeout(None) as timeout:
+            disconnected.add_done_callback(partial(expire, timeout))
+            hop = await explainer.client.call(
                 message,
                 target,
                 connection=message.connection,
@@ -162,24 +88,24 @@ async def while_client_waits(
                 inbound=inbound_headers(request),
                 caller_headers=header_map(request.scope["headers"]),
             )
-            return await client.explain(hop, message, target, message.timeout_seconds)
+            return await explainer.explain(hop, message, target, message.timeout_seconds)
     except TimeoutError:
-        if not patience.expired():
+        if not timeout.expired():
             raise
         return None
     finally:
-        gone.cancel()
+        disconnected.cancel()
 
 
-def end(patience: asyncio.Timeout, gone: asyncio.Task[None]) -> None:
-    """End the wait if the task ended by itself, and the wait has not."""
-    if not gone.cancelled():
-        with suppress(RuntimeError):
-            patience.reschedule(0)
+def expire(timeout: asyncio.Timeout, disconnected: asyncio.Task[None]) -> None:
+    """Expire the timeout when the client disconnects."""
+    if not disconnected.cancelled():
+        with suppress(RuntimeError):  # the call has ended
+            timeout.reschedule(0)
 
 
 def inbound_headers(request: Request) -> Mapping[str, str]:
-    """Lower-case names, the values of one name joined; with the request id that this request goes by in the log."""
+    """Names in lower case, values of the same name joined; with the request id of this request's log line."""
     joined: dict[str, str] = {}
     for name, value in request.headers.items():
         joined[name] = f"{joined[name]},{value}" if name in joined else value

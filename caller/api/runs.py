@@ -1,57 +1,59 @@
-"""`POST /caller/runs`: the answer is the stream of the run's events; closing it stops the run."""
+"""`POST /caller/runs`: the response is the stream of the run's events; closing it stops the run."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
-from caller.api.messages import LONGEST_TIMEOUT_SECONDS, allowed
+from caller.api.messages import MAX_TIMEOUT_SECONDS
+from caller.api.targets import allowed_target
 from caller.hop.client import ProducerClient
-from caller.hop.metrics import RunMetrics
-from caller.run.engine import EVENT_KINDS, Event, Run, RunSpec, calls_in, running
+from caller.hop.model import ConnectionMode
+from caller.run.engine import Run, calls_in, running
+from caller.run.metrics import RunMetrics
+from caller.run.model import EVENT_KINDS, Event, RunSpec
 from caller.settings import Settings
-from common.lifecycle import Lifecycle
 from common.messages import Message
 from common.messages import Request as RequestModel
-from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused
-from common.service import within_limits
+from common.middleware.draining import Lifecycle
+from common.problems import PROBLEM_RESPONSES, SCHEMAS, FieldError, Refused, check_limits
 
 router = APIRouter(tags=["runs"])
 
-LONGEST_ID = 100
-"""Characters; every call of a run adds its number."""
-MOST_CALLS = 100_000_000
+MAX_ID = 100
+"""Characters; every call of a run appends its number."""
+MAX_CALLS = 100_000_000
 RETRY_AFTER_SECONDS = 5
 
 
 class RunRequest(RequestModel):
-    """Many calls at a rate, for a time or of a number."""
+    """Many calls at a rate, for a duration or a count."""
 
     message: Message
     targets: Annotated[list[str], Field(min_length=1, max_length=10)] | None = Field(
         default=None, description="called in turn; default: PRODUCER_URL"
     )
-    rate: float = Field(gt=0, allow_inf_nan=False, description="calls a second", examples=[20])
+    rate: float = Field(gt=0, allow_inf_nan=False, description="calls per second", examples=[20])
     duration_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False, examples=[10])
-    count: int | None = Field(default=None, ge=1, le=MOST_CALLS, description="instead of `durationSeconds`")
-    connection: Literal["reuse", "fresh"] = Field(
-        default="fresh", description="`fresh`, so that every call may reach another pod; `reuse` pins to a few"
+    count: int | None = Field(default=None, ge=1, le=MAX_CALLS, description="instead of `durationSeconds`")
+    connection: ConnectionMode = Field(
+        default="fresh", description="`fresh`: every call may reach another pod; `reuse`: calls stay on a few pods"
     )
     timeout_seconds: float | None = Field(
         default=None,
         gt=0,
-        le=LONGEST_TIMEOUT_SECONDS,
+        le=MAX_TIMEOUT_SECONDS,
         allow_inf_nan=False,
-        description="for one call; default: CALL_TIMEOUT_SECONDS",
+        description="timeout of one call; default: CALL_TIMEOUT_SECONDS",
     )
 
     @model_validator(mode="after")
     def one_end(self) -> Self:
         if (self.duration_seconds is None) == (self.count is None):
-            raise ValueError("give either durationSeconds or count")
+            raise ValueError("expected either durationSeconds or count")
         return self
 
     @property
@@ -60,7 +62,7 @@ class RunRequest(RequestModel):
 
 
 class Runs:
-    """Starts runs, no more than `RUN_MAX_ACTIVE` at once."""
+    """Starts runs, at most `RUN_MAX_ACTIVE` concurrently."""
 
     def __init__(self, client: ProducerClient, metrics: RunMetrics, lifecycle: Lifecycle) -> None:
         self.client = client
@@ -71,19 +73,19 @@ class Runs:
     def admit(self) -> None:
         limit = self.client.settings.run_max_active
         if self.active >= limit:
-            text = f"{self.active} runs are going on, and the limit is {limit} (RUN_MAX_ACTIVE)"
+            text = f"{self.active} runs are active; the limit is {limit} (RUN_MAX_ACTIVE)"
             headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
             raise Refused(429, [FieldError(field="runs", message=text, limit=limit)], headers)
 
-    def prepared(self, request: RunRequest) -> Run:
-        """A run within the limits.
+    def prepare(self, request: RunRequest) -> Run:
+        """A run within the limits, not started.
 
         :raises Refused: 422 or 413 with the field and the limit.
         """
         settings = self.client.settings
-        check_limits(request, settings)
+        check_run_limits(request, settings)
         names: list[str | None] = [*request.targets] if request.targets else [None]
-        targets = [allowed(name, settings, "targets") for name in names]
+        targets = [allowed_target(name, settings, "targets") for name in names]
         spec = RunSpec(
             targets=[target.name for target in targets],
             message=request.message,
@@ -96,17 +98,17 @@ class Runs:
         return Run(self.client, spec, targets, self.metrics, self.lifecycle)
 
 
-def check_limits(request: RunRequest, settings: Settings) -> None:
-    within_limits(request.message, settings)
+def check_run_limits(request: RunRequest, settings: Settings) -> None:
+    check_limits(request.message, settings)
     seconds = request.duration_seconds or request.calls / request.rate
     length = ("durationSeconds", request.duration_seconds) if request.duration_seconds else ("count", request.count)
-    for (field, given), value, limit, name in (
-        (("rate", request.rate), request.rate, settings.run_max_rate, "RUN_MAX_RATE"),
-        (length, seconds, settings.run_max_seconds, "RUN_MAX_SECONDS"),
-        (("message.id", len(request.message.id)), len(request.message.id), LONGEST_ID, "characters"),
+    for (field, given), value, limit, unit, setting in (
+        (("rate", request.rate), request.rate, settings.run_max_rate, "calls per second", " (RUN_MAX_RATE)"),
+        (length, seconds, settings.run_max_seconds, "s", " (RUN_MAX_SECONDS)"),
+        (("message.id", len(request.message.id)), len(request.message.id), MAX_ID, "characters", ""),
     ):
         if value > limit:
-            text = f"at most {limit:g} ({name})" + (f"; so many calls take {seconds:g} s" if field == "count" else "")
+            text = f"{value:g} {unit} exceed the maximum of {limit:g} {unit}{setting}"
             raise Refused(422, [FieldError(field=field, value=str(given), message=text, limit=limit)])
 
 
@@ -118,8 +120,8 @@ async def runs_of(request: Request) -> Runs:
 async def events_of(
     request: RunRequest, runs: Annotated[Runs, Depends(runs_of)]
 ) -> AsyncIterator[MemoryObjectReceiveStream[Event]]:
-    """The run, for as long as the response is being sent; a bad request is refused before the stream begins."""
-    run = runs.prepared(request)
+    """The events of the run while the response is sent; an invalid request is refused before the stream begins."""
+    run = runs.prepare(request)
     runs.admit()
     runs.active += 1
     try:
@@ -152,7 +154,7 @@ EVENTS = {
     response_class=StreamingResponse,
     responses={
         **PROBLEM_RESPONSES,
-        429: PROBLEM_RESPONSES[503] | {"description": "too many runs; see `Retry-After`"},
+        429: PROBLEM_RESPONSES[503] | {"description": "too many active runs; see `Retry-After`"},
         200: {"content": EVENTS, "description": "server-sent events; the last is `done` or `failed`"},
     },
     summary="Call the producer many times; the response is the stream of events, closing it stops the run",

@@ -1,0 +1,1 @@
+"""Checks of every step before a call, and of the objects in the cluster."""

@@ -1,65 +1,77 @@
-"""What the own cluster's objects say about a call: exact where DNS and sockets can only hint at a cause."""
+"""Checks of the own cluster's objects: exact where DNS and sockets are only symptoms."""
 
 from collections.abc import Iterator
 
-from caller.check.kubernetes import EndpointSlice, Missing, Port, Service, ServiceImport, Sight, Unseen, View
+from caller.check.kubernetes import (
+    EndpointSlice,
+    Missing,
+    Port,
+    ReadError,
+    Service,
+    ServiceImport,
+    Snapshot,
+    TargetObjects,
+)
 from caller.check.model import Check, Verdict
 from caller.explain.causes import FIREWALL, IMPORTER_IAM, NETWORK_POLICY
 from caller.explain.diagnosis import Names, names_of
-from caller.hop.outcome import Hop, Outcome, one_line
+from caller.hop.model import Hop
+from caller.hop.outcome import Outcome, one_line
 from caller.target import Target
 from common.messages import LOCAL, Message
 
 DNS_FAILED = (Outcome.DNS_NXDOMAIN, Outcome.DNS_NO_DATA, Outcome.DNS_UNAVAILABLE)
-MOST_SHOWN = 5
-"""Addresses in a sentence."""
+MAX_ADDRESSES = 5
+"""Of addresses in a sentence."""
 
 
-def api_server_check(view: View) -> Check:
-    """Whether there is a token, and an API server that takes it."""
-    if not view.mounted:
+def api_server_check(snapshot: Snapshot) -> Check:
+    """Whether a token is mounted, and the API server accepts it."""
+    if not snapshot.token_mounted:
         evidence = (
-            "no token is mounted, so ServiceImport, Service and EndpointSlices were not looked at;"
+            "no token is mounted, so ServiceImport, Service and EndpointSlices were not read;"
             " k8s/components/diagnose mounts one"
         )
         return Check(check="kubernetes", verdict="skip", evidence=evidence)
-    if view.failure is not None:
-        return Check(check="kubernetes", verdict="warn", evidence=view.failure.why, next_step=view.failure.next_step)
-    answered = f"answers in {view.millis} ms" if view.sights else "was not asked: no target is a Service"
-    return Check(check="kubernetes", verdict="pass", evidence=f"the API server {view.server} {answered}")
+    if snapshot.failure is not None:
+        return Check(
+            check="kubernetes", verdict="warn", evidence=snapshot.failure.reason, next_step=snapshot.failure.next_step
+        )
+    answered = f"answers in {snapshot.millis} ms" if snapshot.objects else "was not queried: no target is a Service"
+    return Check(check="kubernetes", verdict="pass", evidence=f"the API server {snapshot.server} {answered}")
 
 
-def cluster_checks(view: View, target: Target, hop: Hop) -> Iterator[Check]:
-    """The objects behind one target; none without a token, or for a name that is no Service."""
-    sight = view.sights.get(target)
-    if sight is None:
+def cluster_checks(snapshot: Snapshot, target: Target, hop: Hop) -> Iterator[Check]:
+    """Checks of the objects of one target; none without a token, or if the target is not a Service."""
+    objects = snapshot.objects.get(target)
+    if objects is None:
         return
-    checks = ClusterChecks(sight, target, hop)
-    if sight.service_import is not None:
-        yield checks.service_import(sight.service_import)
-    if sight.slices is not None:
-        yield checks.endpoints(sight.slices)
-    yield checks.service(sight.service)
+    checks = ClusterChecks(objects, target, hop)
+    if objects.service_import is not None:
+        yield checks.service_import(objects.service_import)
+    if objects.slices is not None:
+        yield checks.endpoints(objects.slices)
+    yield checks.service(objects.service)
 
 
 class ClusterChecks:
-    """The checks of one target. A finding fails where the call failed too; after a call that went well it warns."""
+    """The checks of one target. A bad finding fails if the call failed too, else it warns."""
 
-    def __init__(self, sight: Sight, target: Target, hop: Hop) -> None:
-        self.sight = sight
+    def __init__(self, objects: TargetObjects, target: Target, hop: Hop) -> None:
+        self.objects = objects
         self.target = target
         self.hop = hop
         self.bad: Verdict = "warn" if hop.outcome is Outcome.OK else "fail"
         values = names_of(hop, target, Message(payload="check"), None, (0, 0))
         own = hop.caller_metadata.namespace
         self.names = Names(
-            values | {"namespace": sight.namespace, "own_namespace": own if own != LOCAL else sight.namespace}
+            values | {"namespace": objects.namespace, "own_namespace": own if own != LOCAL else objects.namespace}
         )
 
     def check(
         self, name: str, verdict: Verdict, evidence: str, next_step: str | None = None, command: str | None = None
     ) -> Check:
-        """A check whose next step and command are filled in with the names of the call."""
+        """A check; names in braces in next step and command are replaced by those of the call."""
         return Check(
             check=name,
             target=self.target.name,
@@ -69,22 +81,22 @@ class ClusterChecks:
             command=command and command.format_map(self.names.quoted),
         )
 
-    def unseen(self, name: str, unseen: Unseen) -> Check:
-        if unseen.altogether:  # said once, by `api_server_check`
-            return self.check(name, "skip", unseen.why)
-        return self.check(name, "warn", f"could not be seen: {unseen.why}", unseen.next_step, CAN_I)
+    def unread(self, name: str, kind: str, error: ReadError) -> Check:
+        if error.fatal:  # `api_server_check` warns
+            return self.check(name, "skip", error.reason)
+        return self.check(name, "warn", f"cannot read {kind}: {error.reason}", error.next_step, CAN_I)
 
-    def service_import(self, found: ServiceImport | Missing | Unseen) -> Check:
+    def service_import(self, found: ServiceImport | Missing | ReadError) -> Check:
         name = "serviceimport"
         where = "{service} in namespace {namespace} of {here}".format_map(self.names.as_text)
-        if isinstance(found, Unseen):
-            return self.unseen(name, found)
+        if isinstance(found, ReadError):
+            return self.unread(name, "ServiceImport", found)
         if found is Missing.KIND:
             return self.check(
                 name,
                 self.bad,
-                "this cluster has no kind ServiceImport, of net.gke.io/v1 or multicluster.x-k8s.io/v1alpha1:"
-                " nothing imports Services here",
+                "this cluster has no kind ServiceImport, neither of net.gke.io/v1 nor of"
+                " multicluster.x-k8s.io/v1alpha1: nothing imports Services here",
                 "enable Multi-Cluster Services for the fleet, register this cluster in it, and wait for the CRD",
                 "gcloud container fleet multi-cluster-services describe; gcloud container fleet memberships list",
             )
@@ -92,7 +104,7 @@ class ClusterChecks:
             return self.check(
                 name,
                 self.bad,
-                f"there is no ServiceImport {where}: nothing exports it, or the export has not arrived yet",
+                f"no ServiceImport {where}: it is not exported, or the export has not been synchronized yet",
                 "export it in the producer's cluster (k8s/components/mcs-export); the first export takes about five"
                 " minutes, the first of a fleet up to twenty",
                 "kubectl --context {producer} -n {namespace} get service,serviceexport {service}",
@@ -100,68 +112,68 @@ class ClusterChecks:
         return self.imported(name, found)
 
     def imported(self, name: str, found: ServiceImport) -> Check:
-        """Whether the import that is there fits the call."""
+        """Whether the existing import matches the call."""
         see = "kubectl --context {caller} -n {namespace} get serviceimport {service} -o yaml"
         spec, exporters = found.spec, [cluster.name for cluster in found.status.clusters]
         evidence = (
             f"{found.api_version} {spec.type}, {', '.join(spec.ips) or 'no address'},"
-            f" port {listed(spec.ports)}, exported by {', '.join(exporters) or 'no cluster'}"
+            f" port {format_ports(spec.ports)}, exported by {', '.join(exporters) or 'no cluster'}"
         )
         not_true = next(
             (one for one in found.status.conditions if one.status == "False" and one.type != "Conflict"), None
         )
         if not_true is not None:
             reason = f"{evidence}; {not_true.type} is False: {one_line(f'{not_true.reason} {not_true.message}')}"
-            return self.check(name, self.bad, reason, "see the conditions of the import and of the export", see)
+            return self.check(name, self.bad, reason, "check the conditions of the import and of the export", see)
         if spec.type == "ClusterSetIP" and not spec.ips:
-            return self.check(name, self.bad, evidence, "wait for the address: the import is being set up", see)
+            return self.check(name, self.bad, evidence, "wait for the address: the import is being created", see)
         if not exporters:
-            step = "see whether the ServiceExport is still there; where it is, the import has not been updated yet"
+            step = "check that the ServiceExport still exists; if so, the import has not been updated yet"
             command = "kubectl --context {producer} -n {namespace} describe serviceexport {service}"
             return self.check(name, self.bad, evidence, step, command)
         if spec.ports and self.target.port not in [port.port for port in spec.ports]:
-            step = "put a port of the import into PRODUCER_URL (this call used {port})"
+            step = "use a port of the import in PRODUCER_URL (this call used {port})"
             return self.check(name, self.bad, evidence, step, see)
         if self.hop.outcome in DNS_FAILED:
             return self.not_in_dns(name, found, evidence)
         if spec.ips and self.hop.addresses and not set(spec.ips) & set(self.hop.addresses):
             evidence = f"{evidence}; the name resolves to {', '.join(self.hop.addresses)}, which is not its address"
-            step = "wait for the TTL of the answer; if it stays so, another zone answers for {host}"
+            step = "wait for the TTL of the answer; if it persists, another DNS zone answers for {host}"
             return self.check(name, self.bad, evidence, step, see)
         own = self.hop.caller_metadata.cluster_name
         if self.hop.crossing.cluster is False and own in exporters:
-            step = "call some times with fresh connections; for remote answers only, delete the ServiceExport here"
+            step = "call several times with fresh connections; for remote answers only, delete the ServiceExport here"
             command = "kubectl --context {caller} -n {namespace} get serviceexport {service}"
             return self.check(name, "warn", f"{evidence}: the caller's own cluster exports it too", step, command)
         return self.check(name, "pass", evidence)
 
     def not_in_dns(self, name: str, found: ServiceImport, evidence: str) -> Check:
-        """The import is there and its name is not: the zone of clusterset.local, not the export, is at fault."""
-        evidence = f"{evidence}; the import is there, but DNS does not know its name"
+        """The import exists and its name does not: the DNS zone clusterset.local is wrong, not the export."""
+        evidence = f"{evidence}; the import exists, but DNS does not resolve its name"
         if found.derived_service is None:
-            step = "see that the cluster's DNS serves clusterset.local: CoreDNS needs the plugin multicluster"
+            step = "check that the cluster's DNS serves clusterset.local: CoreDNS needs the plugin multicluster"
             command = "kubectl --context {caller} -n kube-system get configmap coredns -o yaml"
             return self.check(name, self.bad, evidence, step, command)
-        url = f"http://{found.derived_service}.{self.sight.namespace}.svc.cluster.local:{self.target.port}"
+        url = f"http://{found.derived_service}.{self.objects.namespace}.svc.cluster.local:{self.target.port}"
         return self.check(
             name,
             self.bad,
             evidence,
-            "wait some minutes for the zone of clusterset.local; if it stays so, it is missing, or not visible from the"
-            " caller's project. The derived Service is called without it",
+            "wait some minutes for the DNS zone clusterset.local; if it persists, the zone is missing, or not visible"
+            " from the caller's project. The derived Service works without it",
             "kubectl --context {caller} -n {own_namespace} exec deploy/sample-caller-v1 --"
             f" env PRODUCER_URL={url} sample-caller call",
         )
 
-    def endpoints(self, slices: list[EndpointSlice] | Unseen) -> Check:
+    def endpoints(self, slices: list[EndpointSlice] | ReadError) -> Check:
         name = "endpoints"
-        if isinstance(slices, Unseen):
-            return self.unseen(name, slices)
+        if isinstance(slices, ReadError):
+            return self.unread(name, "EndpointSlices", slices)
         slices = of_one_family(slices)
         ready = addresses(slices, ready=True)
         waiting = [address for address in addresses(slices, ready=False) if address not in ready]
         clusters = sorted({one.source_cluster for one in slices if one.source_cluster})
-        evidence = f"{len(ready)} ready{shown(ready)}, {len(waiting)} not ready{shown(waiting)}"
+        evidence = f"{len(ready)} ready{format_addresses(ready)}, {len(waiting)} not ready{format_addresses(waiting)}"
         if clusters:
             evidence = f"{evidence}, from {', '.join(clusters)}"
         if not slices:
@@ -171,7 +183,7 @@ class ClusterChecks:
                 name,
                 self.bad,
                 f"{evidence}: connections are refused",
-                "make a pod of the producer ready: see its readiness probe, and that the Deployment is not scaled to 0",
+                "make a pod of the producer ready: check its readiness probe and the replicas of the Deployment",
                 "kubectl --context {producer} -n {namespace} get pods -l app={service} -o wide",
             )
         if self.hop.outcome in (Outcome.CONNECT_TIMEOUT, Outcome.UNREACHABLE):
@@ -179,14 +191,14 @@ class ClusterChecks:
             return self.check(
                 name,
                 "fail",
-                f"{evidence}: the cluster knows where to go, and packets do not arrive there",
+                f"{evidence}: the cluster has endpoints, but packets do not reach them",
                 cause.fix,
                 cause.command,
             )
         return self.check(name, "pass", evidence)
 
     def no_slices(self, name: str) -> Check:
-        found = self.sight.service_import
+        found = self.objects.service_import
         if not isinstance(found, ServiceImport):
             return self.check(
                 name,
@@ -195,21 +207,21 @@ class ClusterChecks:
                 "compare the labels of the pods with the selector of the Service",
                 "kubectl --context {caller} -n {namespace} get pods --show-labels",
             )
-        evidence = "no EndpointSlice: the import has arrived, its endpoints have not"
-        pods = "see that the producer has ready pods; if it has: "
+        evidence = "no EndpointSlice: the import is synchronized, its endpoints are not"
+        pods = "check that the producer has ready pods; if it has: "
         if found.on_gke:
             return self.check(name, self.bad, evidence, f"{pods}{IMPORTER_IAM.fix}", IMPORTER_IAM.command)
         command = (
             "kubectl --context {producer} -n {namespace} get endpointslices -l kubernetes.io/service-name={service}"
         )
-        step = f"{pods}see the log of the controller that imports Services"
+        step = f"{pods}check the log of the controller that imports Services"
         return self.check(name, self.bad, evidence, step, command)
 
-    def service(self, found: Service | Missing | Unseen) -> Check:
-        """The Service of this cluster: what the call reaches, or what it must not be taken for."""
+    def service(self, found: Service | Missing | ReadError) -> Check:
+        """The Service of this cluster: what the call reaches, or what it may be confused with."""
         name = "service"
-        if isinstance(found, Unseen):
-            return self.unseen(name, found)
+        if isinstance(found, ReadError):
+            return self.unread(name, "Service", found)
         across = self.target.kind == "clusterset.local"
         where = "Service {service} in namespace {namespace} of {here}".format_map(self.names.as_text)
         see = "kubectl --context {caller} -n {namespace} get service {service} -o yaml"
@@ -218,16 +230,16 @@ class ClusterChecks:
                 return self.check(name, "pass", f"no {where}: only the import can answer")
             step = "deploy the producer here too, or call http://{service}.{namespace}.svc.clusterset.local:{port}"
             command = "kubectl --context {caller} -n {namespace} get service"
-            return self.check(name, self.bad, f"there is no {where}", step, command)
+            return self.check(name, self.bad, f"no {where}", step, command)
         spec = found.spec
-        evidence = f"{spec.type} {spec.external_name or spec.cluster_ip or ''}, port {listed(spec.ports)}"
+        evidence = f"{spec.type} {spec.external_name or spec.cluster_ip or ''}, port {format_ports(spec.ports)}"
         if across:
-            return self.check(name, "pass", f"{evidence}: what the name in cluster.local means here")
+            return self.check(name, "pass", f"{evidence}: the target of the cluster.local name")
         if spec.type == "ExternalName":
-            step = "see where it leads: it is a name in DNS, not a Service with endpoints"
+            step = "check its external name: it is an alias in DNS, not a Service with endpoints"
             return self.check(name, "warn", evidence, step, see)
         if spec.ports and self.target.port not in [port.port for port in spec.ports]:
-            step = "put a port of the Service into PRODUCER_URL (this call used {port})"
+            step = "use a port of the Service in PRODUCER_URL (this call used {port})"
             return self.check(name, self.bad, evidence, step, see)
         return self.check(name, "pass", evidence)
 
@@ -238,12 +250,12 @@ CAN_I = (
 )
 
 
-def listed(ports: list[Port]) -> str:
+def format_ports(ports: list[Port]) -> str:
     return ", ".join(str(port) for port in ports) or "none"
 
 
 def of_one_family(slices: list[EndpointSlice]) -> list[EndpointSlice]:
-    """A pod with two addresses is in two slices; it is one endpoint all the same."""
+    """Slices of the first address type: a pod with two addresses is in two slices, and is one endpoint."""
     return [one for one in slices if one.address_type == slices[0].address_type]
 
 
@@ -260,8 +272,8 @@ def addresses(slices: list[EndpointSlice], *, ready: bool) -> list[str]:
     )
 
 
-def shown(found: list[str]) -> str:
+def format_addresses(found: list[str]) -> str:
     if not found:
         return ""
-    more = f", and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
-    return f" ({', '.join(found[:MOST_SHOWN])}{more})"
+    more = f", and {len(found) - MAX_ADDRESSES} more" if len(found) > MAX_ADDRESSES else ""
+    return f" ({', '.join(found[:MAX_ADDRESSES])}{more})"

@@ -1,4 +1,4 @@
-"""A run for people: on a terminal a live picture, in a pipe a line now and then; at the end the summary."""
+"""A run for people: live on a terminal, a line every few seconds in a pipe; at the end the summary."""
 
 from collections import deque
 
@@ -9,16 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from caller.cli.terminal import BAR_CELLS, printable, say, terminal
-from caller.run.engine import (
+from caller.run.model import (
+    Balance,
+    Distribution,
     Done,
     Event,
     Failed,
-    Gap,
-    GapClosed,
     Latency,
+    Outage,
+    OutageClosed,
     Progress,
     RunSpec,
-    Spread,
     Started,
     Tick,
     Who,
@@ -29,7 +30,7 @@ SPARK_CELLS = 60
 
 
 class RunScreen:
-    """A run as it goes on: on a terminal a live picture, in a pipe a line every few seconds; at the end the summary."""
+    """Shows the events of a run as they come."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
@@ -50,8 +51,8 @@ class RunScreen:
                 self.tick(event.progress, event.recent)
                 for who in event.new_pods:
                     self.note(f"+ {where(who)}", "green")
-            case GapClosed():
-                self.note(gap_text(event.gap), "yellow")
+            case OutageClosed():
+                self.note(outage_text(event.outage), "yellow")
             case Done():
                 self.end()
                 print_summary(self.console, event)
@@ -74,10 +75,12 @@ class RunScreen:
         self.seen += 1
         if self.live:
             self.live.update(
-                Group(self.bar(progress), self.spark(), peers_table(progress), spread_table(progress.spread))
+                Group(
+                    self.bar(progress), self.spark(), peers_table(progress), distribution_table(progress.distribution)
+                )
             )
         elif self.seen % 10 == 0:
-            say(self.console, f"{progress.elapsed_seconds:.0f} s: {progress.done} done, {outcomes_text(progress)}")
+            say(self.console, f"{progress.elapsed_seconds:.0f} s: {progress.done} completed, {outcomes_text(progress)}")
 
     def bar(self, progress: Progress) -> Table:
         grid = Table.grid(padding=(0, 1))
@@ -101,27 +104,30 @@ class RunScreen:
 def print_summary(console: Console, done: Done) -> None:
     summary = done.summary
     reason = f": {done.reason}" if done.reason else ""
-    sent = f"{summary.sent} of {summary.offered} due calls were sent"
-    out = f", {summary.left_out} left out because too many were open" if summary.left_out else ""
-    say(console, f"{done.ended}{reason}; {sent}{out}, {outcomes_text(summary)}", style="bold")
+    sent = f"{summary.sent} of {summary.offered} calls sent"
+    dropped = f", {summary.dropped} dropped (in-flight limit)" if summary.dropped else ""
+    say(console, f"{done.ended}{reason}: {sent}{dropped}, {outcomes_text(summary)}", style="bold")
     console.print(peers_table(summary))
-    console.print(spread_table(summary.spread))
-    shares = summary.evenness
-    tested = f" (chi-squared {shares.chi_squared}, p = {shares.p_value})" if shares.chi_squared is not None else ""
-    say(console, f"spread over {shares.pods} pods: {shares.verdict}{tested}")
-    for gap in summary.gaps:
-        say(console, gap_text(gap), style="yellow")
-    late = summary.lateness
-    if late.count:
-        say(
-            console,
-            f"calls were started late by p50 {late.p50_millis:.1f} ms, p99 {late.p99_millis:.1f} ms",
-            style="dim",
-        )
+    console.print(distribution_table(summary.distribution))
+    say(console, balance_text(summary.balance))
+    for outage in summary.outages:
+        say(console, outage_text(outage), style="yellow")
+    delay = summary.scheduling_delay
+    if delay.count:
+        say(console, f"scheduling delay: p50 {delay.p50_millis:.1f} ms, p99 {delay.p99_millis:.1f} ms", style="dim")
+
+
+def balance_text(balance: Balance) -> str:
+    if balance.verdict == "one pod":
+        return "one pod answered"
+    if balance.verdict == "no answers":
+        return "no answers"
+    tested = f" (p = {balance.p_value:.2g})" if balance.p_value is not None else ""
+    return f"{balance.pods} pods answered: {balance.verdict}{tested}"
 
 
 def outcomes_text(progress: Progress) -> str:
-    return ", ".join(f"{number} {outcome}" for outcome, number in progress.outcomes.items()) or "nothing came back yet"
+    return ", ".join(f"{number} {outcome}" for outcome, number in progress.outcomes.items()) or "none completed yet"
 
 
 def peers_table(progress: Progress) -> Table:
@@ -138,10 +144,10 @@ def peers_table(progress: Progress) -> Table:
     return table
 
 
-def spread_table(spread: Spread) -> Table:
+def distribution_table(distribution: Distribution) -> Table:
     """Who answered, as bars."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    for kind, counts in (("cluster", spread.clusters), ("zone", spread.zones), ("pod", spread.pods)):
+    for kind, counts in (("cluster", distribution.clusters), ("zone", distribution.zones), ("pod", distribution.pods)):
         total = sum(counts.values()) or 1
         for name, number in sorted(counts.items(), key=lambda item: -item[1]):
             cells = max(1, round(number / total * BAR_CELLS))
@@ -149,12 +155,16 @@ def spread_table(spread: Spread) -> Table:
     return table
 
 
-def gap_text(gap: Gap) -> str:
-    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in gap.outcomes.items())
-    after = f"now {where(gap.after)}" if gap.after else "until the end"
-    before = f"before it {where(gap.before)}" if gap.before else "nobody had answered before"
-    length = f"gap of {gap.millis / 1000:.2f} s at {gap.at_seconds:.1f} s"
-    return f"{length}: {gap.calls_lost} calls lost ({outcomes}); {before}, {after}"
+def outage_text(outage: Outage) -> str:
+    """When, how long, which failures, and who answered before and after."""
+    since, until = outage.at_seconds, outage.at_seconds + outage.millis / 1000
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in outage.outcomes.items())
+    before = f"last answer before: {where(outage.before)}" if outage.before else "no answer before"
+    after = f"first after: {where(outage.after)}" if outage.after else "no answer until the end"
+    return (
+        f"outage from {since:.1f} s to {until:.1f} s ({outage.millis / 1000:.2f} s):"
+        f" {outage.calls_lost} calls failed ({outcomes}); {before}; {after}"
+    )
 
 
 def where(who: Who) -> str:

@@ -1,8 +1,8 @@
-"""What a failed call probably means and what to do next: the table. `diagnosis.py` finds a row and fills it in.
+"""Causes of failed calls and what to do about them: the table. `diagnosis.py` selects a row and fills it in.
 
-A row is for outcomes and kinds of name; the first that fits is taken. A cause may need a sign, something that was seen of
-this very call: causes whose sign was seen come first, causes whose sign was not seen are left out. What stands in braces
-is filled in with the real names of the call. Where a rule comes from is its source.
+A row is for outcomes and kinds of name; the first match is used. A cause may require a symptom, a fact of this very call:
+causes whose symptom was seen come first, causes whose symptom was not seen are not listed. Names in braces are replaced by
+the names of the call. `source` is the documentation of the rule.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ ISTIO_EGRESS = "https://istio.io/latest/docs/tasks/traffic-management/egress/egr
 PYTHON_SSL = "https://docs.python.org/3/library/ssl.html"
 THIS = "README.md"
 
-Sign = Literal[
+Symptom = Literal[
     "own_cluster",
     "slow_dns",
     "fault_asked_for",
@@ -45,7 +45,7 @@ Sign = Literal[
     "masked_nxdomain",
     "resolver_silent",
     "resolver_failed",
-    "control_failed",
+    "sanity_check_failed",
     "no_resolver",
     "not_in_a_cluster",
     "local_service_exists",
@@ -83,7 +83,7 @@ class Cause:
     command: str
     fix: str
     source: str
-    sign: Sign | None = None
+    symptom: Symptom | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Row:
     title: str
     summary: str
     causes: tuple[Cause, ...]
-    sign: Sign | None = None
+    symptom: Symptom | None = None
     severity: Literal["error", "warning"] = "error"
 
 
@@ -101,16 +101,16 @@ ANY: tuple[NameKind, ...] = ("clusterset.local", "cluster.local", "short", "othe
 IN_CLUSTER: tuple[NameKind, ...] = ("cluster.local", "short")
 
 CLUSTER_DNS_BROKEN = Cause(
-    "The cluster's DNS is broken, not this name: {control} is not answered either.",
+    "The cluster's DNS is broken, not this name: {sanity_check} is not answered either.",
     "kubectl --context {caller} -n kube-system get pods -l k8s-app=kube-dns",
     "repair kube-dns, NodeLocal DNSCache or Cloud DNS in the caller's cluster first",
     K8S_DNS,
-    sign="control_failed",
+    symptom="sanity_check_failed",
 )
 NOT_IN_A_CLUSTER = (
     "The caller's search list has no cluster.local, so it does not run in a pod of a cluster, where such names live."
 )
-"""Said after the summary, not as a cause: whoever deploys next wants to know of the causes all the same."""
+"""Follows the summary. It is not a cause: the causes are of use to somebody who deploys next."""
 WRONG_PORT = Cause(
     "The port is wrong: it must be the port of the Service, which need not be the container's.",
     "kubectl --context {caller} -n {namespace} get service {service} -o jsonpath='{{.spec.ports}}'",
@@ -197,14 +197,14 @@ TABLE: tuple[Row, ...] = (
                 "kubectl --context {caller} -n {namespace} get serviceimport {service}",
                 "call again",
                 GKE_MCS,
-                sign="name_exists_now",
+                symptom="name_exists_now",
             ),
             Cause(
-                "The Service exists in the caller's own cluster only ({twin} resolves); nobody exports it.",
+                "The Service exists in the caller's own cluster only ({counterpart} resolves); nobody exports it.",
                 "kubectl --context {caller} -n {namespace} get service,serviceexport,serviceimport {service}",
-                "export it from the producer's cluster, or call {twin} if the local one is meant",
+                "export it from the producer's cluster, or call {counterpart} if the local one is meant",
                 KEP_DNS,
-                sign="local_service_exists",
+                symptom="local_service_exists",
             ),
             Cause(
                 "There is no ServiceExport, or its name or namespace is not that of the Service.",
@@ -252,7 +252,7 @@ TABLE: tuple[Row, ...] = (
                 " zone was deleted. The derived name gke-mcs-….{namespace}.svc.cluster.local still works then.",
                 "gcloud dns managed-zones list && kubectl --context {caller} -n {namespace} get serviceimport {service}"
                 " -o jsonpath='{{.metadata.annotations}}'",
-                "use VPC scope, or export again so that the zone is made anew",
+                "use VPC scope, or export again so that the zone is created again",
                 "https://github.com/GoogleCloudPlatform/gke-networking-recipes/issues/206",
             ),
             Cause(
@@ -271,16 +271,16 @@ TABLE: tuple[Row, ...] = (
         (
             CLUSTER_DNS_BROKEN,
             Cause(
-                "The producer runs in another cluster: its exported name {twin} exists.",
+                "The producer runs in another cluster: its exported name {counterpart} exists.",
                 "kubectl --context {caller} -n {namespace} get serviceimport {service}",
-                "set PRODUCER_URL to http://{twin}:{port}",
+                "set PRODUCER_URL to http://{counterpart}:{port}",
                 KEP_DNS,
-                sign="exported_name_exists",
+                symptom="exported_name_exists",
             ),
             Cause(
-                "The producer runs in another cluster, which is reached by {twin} only.",
+                "The producer runs in another cluster, which is reached by {counterpart} only.",
                 "kubectl --context {caller} -n {namespace} get service {service}",
-                "set PRODUCER_URL to http://{twin}:{port}",
+                "set PRODUCER_URL to http://{counterpart}:{port}",
                 KEP_DNS,
             ),
             Cause(
@@ -360,14 +360,14 @@ TABLE: tuple[Row, ...] = (
                 "set dnsConfig.options ndots to 2 on the caller, so that the absolute name is tried first; then see the"
                 " causes of dns_nxdomain",
                 K8S_POD_DNS,
-                sign="masked_nxdomain",
+                symptom="masked_nxdomain",
             ),
             Cause(
                 "The name exists, and the lookup waits for AAAA queries that get no answer: 5 s for each that is lost.",
                 "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- cat /etc/resolv.conf",
                 "set ndots to 2, use NodeLocal DNSCache, or the option single-request-reopen",
                 K8S_DNS,
-                sign="aaaa_lost",
+                symptom="aaaa_lost",
             ),
             Cause(
                 "The resolver does not answer: kube-dns has no ready pod, or a NetworkPolicy drops UDP and TCP port 53.",
@@ -375,7 +375,7 @@ TABLE: tuple[Row, ...] = (
                 " && kubectl --context {caller} -n {namespace} get networkpolicy",
                 "repair it, or allow egress to port 53",
                 K8S_DNS,
-                sign="resolver_silent",
+                symptom="resolver_silent",
             ),
             Cause(
                 "The resolver answers with an error (SERVFAIL or REFUSED): it is overloaded, cannot reach its own upstream,"
@@ -383,7 +383,7 @@ TABLE: tuple[Row, ...] = (
                 "kubectl --context {caller} -n kube-system logs -l k8s-app=kube-dns --all-containers --tail=50",
                 "call again; if it lasts, repair or scale the cluster's DNS",
                 "https://github.com/coredns/multicluster",
-                sign="resolver_failed",
+                symptom="resolver_failed",
             ),
             Cause(
                 "The pod has no usable /etc/resolv.conf.",
@@ -391,7 +391,7 @@ TABLE: tuple[Row, ...] = (
                 " -o jsonpath='{{.items[*].spec.dnsPolicy}}'",
                 "use dnsPolicy ClusterFirst",
                 K8S_POD_DNS,
-                sign="no_resolver",
+                symptom="no_resolver",
             ),
             Cause(
                 "It was a passing fault: the resolver answers now.",
@@ -406,7 +406,7 @@ TABLE: tuple[Row, ...] = (
         ("clusterset.local",),
         "The name resolves, and nothing is behind its address",
         "{host} has the address of an imported Service, and the connection was refused in {millis} ms: a ClusterSetIP without"
-        " an endpoint refuses at once.",
+        " an endpoint refuses immediately.",
         (
             NO_READY_PODS,
             IMPORTER_IAM,
@@ -566,14 +566,14 @@ TABLE: tuple[Row, ...] = (
                 "kubectl --context {caller} -n {namespace} get service {service} -o jsonpath='{{.spec.ports}}'",
                 "write http:// in PRODUCER_URL",
                 GKE_MCS,
-                sign="tls_not_spoken",
+                symptom="tls_not_spoken",
             ),
             Cause(
                 "The port accepts connections and does not speak TLS, or a proxy between swallows the handshake.",
                 "openssl s_client -connect {host}:{port} -servername {host} </dev/null",
                 "write http:// in PRODUCER_URL, or use the port that speaks TLS",
                 GKE_MCS,
-                sign="tls_silent",
+                symptom="tls_silent",
             ),
             Cause(
                 "The certificate is not issued for {host}: it needs that very DNS name (SPIFFE certificates have none).",
@@ -581,21 +581,21 @@ TABLE: tuple[Row, ...] = (
                 " | openssl x509 -noout -ext subjectAltName",
                 "issue a certificate with the DNS name {host}",
                 "https://www.rfc-editor.org/rfc/rfc9525",
-                sign="tls_name",
+                symptom="tls_name",
             ),
             Cause(
                 "The certificate is from an authority that the caller does not trust.",
                 "openssl s_client -connect {host}:{port} -servername {host} -showcerts </dev/null",
                 "mount the authority's certificate and set SSL_CERT_FILE to it",
                 PYTHON_SSL,
-                sign="tls_untrusted",
+                symptom="tls_untrusted",
             ),
             Cause(
                 "The certificate has expired, or is not valid yet.",
                 "openssl s_client -connect {host}:{port} -servername {host} </dev/null | openssl x509 -noout -dates",
                 "renew it, and restart what has the old one loaded",
                 PYTHON_SSL,
-                sign="tls_expired",
+                symptom="tls_expired",
             ),
             Cause(
                 "Both sides have no protocol version or cipher in common, or the other side wants a client certificate.",
@@ -617,7 +617,7 @@ TABLE: tuple[Row, ...] = (
                 " --target {name}",
                 "call with a fresh connection; the idle time of what is between must be longer than the caller's 15 s",
                 RFC9112,
-                sign="reused_connection",
+                symptom="reused_connection",
             ),
             STRICT_MTLS,
             STALE_ENDPOINTS,
@@ -637,7 +637,7 @@ TABLE: tuple[Row, ...] = (
                 " --target {name}",
                 "call again; a server's keep-alive must be longer than its clients' idle time",
                 RFC9112,
-                sign="reused_connection",
+                symptom="reused_connection",
             ),
             PRODUCER_DIED,
             STALE_ENDPOINTS,
@@ -655,7 +655,7 @@ TABLE: tuple[Row, ...] = (
                 "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- printenv CALL_TIMEOUT_SECONDS",
                 "ask for a shorter delay, or raise CALL_TIMEOUT_SECONDS",
                 THIS,
-                sign="delay_over_timeout",
+                symptom="delay_over_timeout",
             ),
             Cause(
                 "The producer hangs or is overloaded: it accepts connections and does not answer.",
@@ -687,7 +687,7 @@ TABLE: tuple[Row, ...] = (
                 THIS,
             ),
         ),
-        sign="fault_asked_for",
+        symptom="fault_asked_for",
         severity="warning",
     ),
     Row(
@@ -701,21 +701,21 @@ TABLE: tuple[Row, ...] = (
                 "kubectl --context {producer} -n {namespace} top pods -l app={service}",
                 "scale the producer, or raise MAX_IN_FLIGHT",
                 f"{RFC9110}#section-15.6.4",
-                sign="overloaded",
+                symptom="overloaded",
             ),
             Cause(
                 "The producer is stopping, and the call took longer than it was willing to wait (SHUTDOWN_SECONDS).",
                 "kubectl --context {producer} -n {namespace} get pods -l app={service}",
                 "call again: another pod answers",
                 THIS,
-                sign="draining",
+                symptom="draining",
             ),
             Cause(
                 "The producer refuses the message: its limits are narrower than the caller's.",
                 "kubectl --context {producer} -n {namespace} get configmap -l app.kubernetes.io/name={service} -o yaml",
                 "give both the same MAX_PAYLOAD_BYTES and MAX_DELAY_MILLIS",
                 THIS,
-                sign="input_refused",
+                symptom="input_refused",
             ),
             Cause(
                 "The producer, or what runs under its name, failed on this request.",
@@ -736,7 +736,7 @@ TABLE: tuple[Row, ...] = (
                 "istioctl --context {caller} proxy-config endpoints deploy/sample-caller-v1.{namespace} | grep -F {service}",
                 "make a pod ready; see outlierDetection in the DestinationRule",
                 ENVOY_FLAGS,
-                sign="no_healthy_upstream",
+                symptom="no_healthy_upstream",
             ),
             Cause(
                 "Envoy could not do TLS with the other side: the meshes have different root certificates, or ISTIO_MUTUAL is"
@@ -744,63 +744,63 @@ TABLE: tuple[Row, ...] = (
                 "istioctl --context {caller} proxy-config secret deploy/sample-caller-v1.{namespace}",
                 "give both meshes one root, or set the DestinationRule's tls mode to DISABLE for {host}",
                 "https://github.com/istio/istio/issues/32523",
-                sign="upstream_tls",
+                symptom="upstream_tls",
             ),
             Cause(
                 "Envoy's circuit breaker is open: more connections or requests than the DestinationRule allows.",
                 "kubectl --context {caller} get destinationrule --all-namespaces -o yaml | grep -n -A12 connectionPool",
                 "call less often, or raise maxConnections and http1MaxPendingRequests",
                 "https://istio.io/latest/docs/tasks/traffic-management/circuit-breaking/",
-                sign="circuit_broken",
+                symptom="circuit_broken",
             ),
             Cause(
                 "A rate limit of a proxy refuses the call.",
                 "kubectl --context {caller} get envoyfilter --all-namespaces -o yaml | grep -n -i rate",
                 "call less often, or raise the limit",
                 "https://istio.io/latest/docs/tasks/policy-enforcement/rate-limit/",
-                sign="rate_limited",
+                symptom="rate_limited",
             ),
             Cause(
                 "The proxy passed on the reply of something behind it, which is not the producer.",
                 "kubectl --context {caller} -n {namespace} get endpointslices -l kubernetes.io/service-name={service}",
                 "correct PRODUCER_URL, or what the proxy routes {host} to",
                 ENVOY_FLAGS,
-                sign="passed_on",
+                symptom="passed_on",
             ),
             Cause(
                 "Envoy could not connect to the producer, or was cut off: refused, timed out or reset behind the proxy.",
                 "kubectl --context {caller} -n {namespace} logs deploy/sample-caller-v1 -c istio-proxy --tail=20",
                 "see response_flags there (UF, URX, UC), and then the causes of refused and connect_timeout",
                 ISTIO_NET,
-                sign="upstream_connect_error",
+                symptom="upstream_connect_error",
             ),
             Cause(
                 "A timeout of the mesh or gateway is shorter than the call: the VirtualService's, or Envoy's 15 s.",
                 "kubectl --context {caller} get virtualservice --all-namespaces -o yaml | grep -n timeout",
                 "ask for a shorter delay, or raise the timeout",
                 "https://istio.io/latest/docs/concepts/traffic-management/#timeouts",
-                sign="upstream_timeout",
+                symptom="upstream_timeout",
             ),
             Cause(
                 "An AuthorizationPolicy denies the caller's identity.",
                 "kubectl --context {producer} get authorizationpolicy --all-namespaces -o yaml",
                 "allow the principal of the caller's service account {service_account}",
                 ISTIO_AUTHZ,
-                sign="rbac",
+                symptom="rbac",
             ),
             Cause(
                 "A fault is injected on purpose by a VirtualService, or a load balancer has no healthy backend.",
                 "kubectl --context {caller} get virtualservice --all-namespaces -o yaml | grep -n -A5 'fault:'",
                 "remove the fault; at a load balancer, repair the health check",
                 "https://istio.io/latest/docs/tasks/traffic-management/fault-injection/",
-                sign="injected_by_mesh",
+                symptom="injected_by_mesh",
             ),
             Cause(
                 "The sidecar does not know {host}: with REGISTRY_ONLY it answers 502 itself.",
                 "istioctl --context {caller} proxy-config routes deploy/sample-caller-v1.{namespace} | grep -F {host}",
                 "add a ServiceEntry for it, or call the derived name gke-mcs-….{namespace}.svc.cluster.local",
                 ISTIO_EGRESS,
-                sign="envoy",
+                symptom="envoy",
             ),
             Cause(
                 "A Google Cloud load balancer stands between, and has no healthy backend or none for this host and path.",
@@ -808,14 +808,14 @@ TABLE: tuple[Row, ...] = (
                 " | xargs -I% gcloud compute backend-services get-health % --global",
                 "repair its health check and its routes; see statusDetails in its log",
                 GCLB_LOGS,
-                sign="google",
+                symptom="google",
             ),
             Cause(
                 "A web server or an ingress controller stands where the producer should be, and cannot reach what is behind.",
                 "kubectl --context {caller} -n {namespace} get service {service} -o wide",
                 "correct PRODUCER_URL, or see the error log of that server",
                 K8S_SERVICE,
-                sign="web_server",
+                symptom="web_server",
             ),
             Cause(
                 "PRODUCER_URL leads to something else than the producer.",
@@ -836,14 +836,14 @@ TABLE: tuple[Row, ...] = (
                 "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- printenv MAX_REPLY_BYTES",
                 "raise MAX_REPLY_BYTES, if it is the producer's",
                 THIS,
-                sign="too_large",
+                symptom="too_large",
             ),
             Cause(
                 "A web page answered: a login page, a default backend, or another service under this name.",
                 "kubectl --context {caller} -n {namespace} get service,endpointslices -o wide",
                 "correct PRODUCER_URL",
                 K8S_SERVICE,
-                sign="html",
+                symptom="html",
             ),
             Cause(
                 "Another service, or another protocol, listens on this port.",
@@ -856,7 +856,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         (Outcome.CANCELLED,),
         ANY,
-        "Whoever asked for the call went away",
+        "The client disconnected",
         "The call was given up before the reply came; seen in logs and metrics only.",
         (
             Cause(
@@ -894,7 +894,7 @@ TABLE: tuple[Row, ...] = (
                 THIS,
             ),
         ),
-        sign="own_cluster",
+        symptom="own_cluster",
         severity="warning",
     ),
     Row(
@@ -910,7 +910,7 @@ TABLE: tuple[Row, ...] = (
                 K8S_DNS,
             ),
         ),
-        sign="slow_dns",
+        symptom="slow_dns",
         severity="warning",
     ),
 )

@@ -1,16 +1,39 @@
-"""From a hop to what it probably means: finds the row in the table of `causes.py` and fills it in."""
+"""From a hop to its likely causes: selects the row in the table of `causes.py` and fills in the names of the call."""
 
 import shlex
 from collections.abc import Iterator
+from typing import Literal
 
-from caller.explain.causes import IN_CLUSTER, NOT_IN_A_CLUSTER, TABLE, Cause, Sign
+from pydantic import Field
+
+from caller.explain.causes import IN_CLUSTER, NOT_IN_A_CLUSTER, TABLE, Cause, Symptom
 from caller.explain.dns import DnsAnswer, DnsReport, addresses_of, cluster_domain
-from caller.hop.outcome import DiagnosedCause, Diagnosis, Hop, Outcome
+from caller.hop.model import Hop
+from caller.hop.outcome import Outcome
 from caller.target import Target
-from common.messages import LOCAL, ClusterMetadata, Message
+from common.messages import LOCAL, ClusterMetadata, Message, Wire
+
+
+class DiagnosedCause(Wire):
+    """A likely cause, with the command that confirms it."""
+
+    cause: str
+    command: str = Field(description="for a shell, with the names of this call")
+    fix: str
+    source: str = Field(description="documentation of the rule")
+
+
+class Diagnosis(Wire):
+    """The meaning of a call that failed or deserves a warning."""
+
+    severity: Literal["error", "warning"]
+    title: str
+    summary: str
+    causes: list[DiagnosedCause] = Field(description="most likely first")
+
 
 SLOW_DNS_MILLIS = 4500
-"""A lost query is asked again after 5 s (resolv.conf(5), `timeout`)."""
+"""A lost query is sent again after 5 s (resolv.conf(5), `timeout`)."""
 
 ROWS = {outcome: [row for row in TABLE if outcome in row.outcomes] for outcome in Outcome}
 
@@ -21,40 +44,42 @@ def diagnose(
     message: Message,
     *,
     dns: DnsReport | None = None,
-    control: DnsAnswer | None = None,
+    sanity_check: DnsAnswer | None = None,
     last_seen: ClusterMetadata | None = None,
     timeouts: tuple[float, float] = (2, 65),
 ) -> Diagnosis | None:
-    """The row for this hop, filled in; None when there is nothing to say.
+    """The diagnosis of this hop; None for `ok` without a warning.
 
-    :param dns: the report on the target's name, if it was asked for.
-    :param control: the resolver's answer for a name that every cluster has.
+    :param dns: the report on the target's name, if DNS was queried.
+    :param sanity_check: the resolver's answer for a name that exists in every cluster.
     :param last_seen: who answered the last successful call to this target, for the names in commands.
-    :param timeouts: to connect, and for the whole call, in seconds.
+    :param timeouts: of the connection and of the whole call, in seconds.
     """
-    signs = set(signs_of(hop, target, message, dns, control, timeouts[1]))
+    symptoms = set(symptoms_of(hop, target, message, dns, sanity_check, timeouts[1]))
     for row in ROWS[hop.outcome]:
-        if target.kind in row.kinds and (row.sign is None or row.sign in signs):
-            names = Names(names_of(hop, target, message, last_seen, timeouts, control))
+        if target.kind in row.kinds and (row.symptom is None or row.symptom in symptoms):
+            names = Names(names_of(hop, target, message, last_seen, timeouts, sanity_check))
             summary = row.summary.format_map(names.as_text)
-            if "not_in_a_cluster" in signs and target.kind != "other":
+            if "not_in_a_cluster" in symptoms and target.kind != "other":
                 summary = f"{summary} {NOT_IN_A_CLUSTER}"
             return Diagnosis(
                 severity=row.severity,
                 title=row.title,
                 summary=summary,
-                causes=[filled(cause, names) for cause in ranked(row.causes, signs)],
+                causes=[filled(cause, names) for cause in ranked(row.causes, symptoms)],
             )
     return None
 
 
-def ranked(causes: tuple[Cause, ...], signs: set[Sign]) -> list[Cause]:
-    """Causes whose sign was seen, then those that need none."""
-    return [cause for cause in causes if cause.sign in signs] + [cause for cause in causes if cause.sign is None]
+def ranked(causes: tuple[Cause, ...], symptoms: set[Symptom]) -> list[Cause]:
+    """Causes whose symptom was seen, then those without a symptom."""
+    return [cause for cause in causes if cause.symptom in symptoms] + [
+        cause for cause in causes if cause.symptom is None
+    ]
 
 
 class Names:
-    """The values of one call: quoted for a shell in commands, as they are in sentences."""
+    """The names of one call: quoted for a shell in commands, unquoted in sentences."""
 
     def __init__(self, values: dict[str, str]) -> None:
         self.as_text = values
@@ -76,9 +101,9 @@ def names_of(
     message: Message,
     last_seen: ClusterMetadata | None,
     timeouts: tuple[float, float],
-    control: DnsAnswer | None = None,
+    sanity_check: DnsAnswer | None = None,
 ) -> dict[str, str]:
-    """The real names of a call. Contexts of kubectl are called as the clusters; the README's names where unknown."""
+    """The names of a call. kubectl contexts are named as the clusters; unknown names are those of the README."""
     here = hop.caller_metadata
     there = hop.producer_metadata or last_seen
     own_namespace = here.namespace if here.namespace != LOCAL else "istio-apps"
@@ -95,10 +120,11 @@ def names_of(
         "host": target.host,
         "port": str(target.port),
         "name": target.name,
-        "twin": target.twin or f"{target.service or 'sample-producer'}.{own_namespace}.svc.clusterset.local",
+        "counterpart": target.counterpart
+        or f"{target.service or 'sample-producer'}.{own_namespace}.svc.clusterset.local",
         "peer": hop.connection.peer_address or ", ".join(hop.addresses) or target.host,
         "peer_cluster": there.cluster_name if there and there.cluster_name != LOCAL else "the producer",
-        "proxy": hop.answered_by.name if hop.answered_by.name != "unknown" else "A proxy that does not say who it is",
+        "proxy": hop.answered_by.name if hop.answered_by.name != "unknown" else "A proxy that does not identify itself",
         "evidence": hop.answered_by.evidence,
         "status": str(hop.status_code),
         "error": hop.error or "",
@@ -107,29 +133,29 @@ def names_of(
         "delay": str(message.delay),
         "seconds": f"{timeouts[0] if hop.outcome is Outcome.CONNECT_TIMEOUT else timeouts[1]:g}",
         "service_account": here.service_account,
-        "control": control.name if control else "kubernetes.default",
+        "sanity_check": sanity_check.name if sanity_check else "kubernetes.default",
     }
 
 
-def signs_of(
+def symptoms_of(
     hop: Hop,
     target: Target,
     message: Message,
     dns: DnsReport | None,
-    control: DnsAnswer | None,
+    sanity_check: DnsAnswer | None,
     call_timeout: float,
-) -> Iterator[Sign]:
-    yield from signs_of_reply(hop, message)
-    yield from signs_of_connection(hop, message, call_timeout)
+) -> Iterator[Symptom]:
+    yield from symptoms_of_reply(hop, message)
+    yield from symptoms_of_connection(hop, message, call_timeout)
     if dns is not None:
-        yield from signs_of_dns(hop, dns, control)
+        yield from symptoms_of_dns(hop, dns, sanity_check)
     if (hop.phases.dns_millis or 0) > SLOW_DNS_MILLIS:
         yield "slow_dns"
     if hop.crossing.cluster is False and target.kind == "clusterset.local":
         yield "own_cluster"
 
 
-ENVOY_SIGNS: tuple[tuple[str, Sign], ...] = (
+ENVOY_SYMPTOMS: tuple[tuple[str, Symptom], ...] = (
     ("no healthy upstream", "no_healthy_upstream"),
     ("certificate_verify_failed", "upstream_tls"),
     ("tls error", "upstream_tls"),
@@ -140,10 +166,10 @@ ENVOY_SIGNS: tuple[tuple[str, Sign], ...] = (
     ("rbac: access denied", "rbac"),
     ("fault filter abort", "injected_by_mesh"),
 )
-"""Words of a proxy's body, in lower case, and what they are a sign of."""
+"""Phrases of a proxy's body, in lower case, and their symptom."""
 
 
-def signs_of_reply(hop: Hop, message: Message) -> Iterator[Sign]:
+def symptoms_of_reply(hop: Hop, message: Message) -> Iterator[Symptom]:
     text = (hop.error or "").lower()
     if hop.outcome is Outcome.HTTP_ERROR:
         if hop.fault_applied and hop.status_code == message.response_code:
@@ -155,7 +181,7 @@ def signs_of_reply(hop: Hop, message: Message) -> Iterator[Sign]:
         if hop.status_code in (413, 415, 422):
             yield "input_refused"
     if hop.outcome is Outcome.PROXY_ERROR:
-        yield from signs_of_proxy(hop, text)
+        yield from symptoms_of_proxy(hop, text)
         if hop.answered_by.name in ("nginx", "Apache httpd", "HAProxy", "Traefik", "Caddy"):
             yield "web_server"
     if hop.outcome is Outcome.BAD_REPLY:
@@ -165,12 +191,12 @@ def signs_of_reply(hop: Hop, message: Message) -> Iterator[Sign]:
             yield "html"
 
 
-def signs_of_proxy(hop: Hop, text: str) -> Iterator[Sign]:
-    """A load balancer of Google is made of Envoys and uses their words; the mesh has no part in it."""
+def symptoms_of_proxy(hop: Hop, text: str) -> Iterator[Symptom]:
+    """Google's load balancers are Envoys and use their phrases; no mesh is involved."""
     if "Google" in hop.answered_by.name:
         yield "google"
         return
-    found = [sign for words, sign in ENVOY_SIGNS if words in text]
+    found = [symptom for phrase, symptom in ENVOY_SYMPTOMS if phrase in text]
     if hop.status_code == 429:
         found.append("rate_limited")
     if "x-envoy-overloaded" in hop.returned_headers or "reset reason: overflow" in text:
@@ -182,7 +208,7 @@ def signs_of_proxy(hop: Hop, text: str) -> Iterator[Sign]:
         yield "envoy"
 
 
-def signs_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iterator[Sign]:
+def symptoms_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iterator[Symptom]:
     if hop.connection.reused:
         yield "reused_connection"
     if message.delay / 1000 >= call_timeout:
@@ -197,18 +223,18 @@ def signs_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iter
             yield "tls_untrusted"
         if "wrong_version_number" in text or "record_layer_failure" in text or "http_request" in text:
             yield "tls_not_spoken"
-        if "timed out" in text:
+        if "not finished within" in text:
             yield "tls_silent"
 
 
-def signs_of_dns(hop: Hop, dns: DnsReport, control: DnsAnswer | None) -> Iterator[Sign]:
+def symptoms_of_dns(hop: Hop, dns: DnsReport, sanity_check: DnsAnswer | None) -> Iterator[Symptom]:
     in_a_cluster = cluster_domain(dns.resolv_conf) is not None
     if not in_a_cluster:
         yield "not_in_a_cluster"
     if dns.resolv_conf.error:
         yield "no_resolver"
-    if in_a_cluster and control is not None and not control.addresses:
-        yield "control_failed"
+    if in_a_cluster and sanity_check is not None and not sanity_check.addresses:
+        yield "sanity_check_failed"
     rcodes = {answer.rcode for answer in dns.absolute}
     others = {answer.rcode for candidate in dns.candidates for answer in candidate.answers}
     if "NXDOMAIN" in rcodes and others & {"SERVFAIL", "REFUSED"}:
@@ -221,5 +247,5 @@ def signs_of_dns(hop: Hop, dns: DnsReport, control: DnsAnswer | None) -> Iterato
         yield "name_exists_now"
     if addresses_of(dns.absolute) and any((a.type, a.rcode) == ("AAAA", "TIMEOUT") for a in dns.absolute):
         yield "aaaa_lost"
-    if addresses_of(dns.twin):
+    if addresses_of(dns.counterpart):
         yield "exported_name_exists" if dns.host.endswith("svc.cluster.local") else "local_service_exists"

@@ -1,0 +1,1 @@
+"""One call to the producer: connection, phases, outcome, who answered."""

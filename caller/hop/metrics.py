@@ -1,21 +1,22 @@
-"""The hop in Prometheus. Label values are bounded; none is called `cluster` or `location`, which Google reserves."""
+"""Metrics of calls, in Prometheus. Label values are bounded; Google reserves the labels `cluster` and `location`."""
 
 from operator import attrgetter
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 
-from caller.hop.outcome import Hop, Outcome
+from caller.hop.model import Hop
+from caller.hop.outcome import Outcome
+from caller.hop.phases import PHASES
 from caller.target import Target
 from common.messages import LOCAL
-from common.middleware.observe import DURATION_BUCKETS
+from common.metrics import DURATION_BUCKETS
 
-MOST_PEERS = 32
-"""Clusters, and zones, that get a label value of their own; what a reply says could otherwise be anything."""
+MAX_PEERS = 32
+"""Clusters, and zones, with a label value of their own; a reply may contain anything."""
 
-
-PHASES = ("dns", "connect", "tls", "send", "wait", "body", "network")
+MEASURED = (*PHASES, "network")
 PHASE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
-"""Seconds; finer than those of a call, since a lookup or a handshake may take less than a millisecond."""
+"""Seconds; finer than those of a call: a lookup or a handshake may take less than a millisecond."""
 
 
 class HopMetrics:
@@ -30,14 +31,14 @@ class HopMetrics:
         )
         self.hop = Histogram(
             "caller_hop_duration_seconds",
-            "Duration of calls to the producer, by who answered and what became of them.",
+            "Duration of calls to the producer, by outcome and by who answered.",
             ("target", "outcome", "peer_cluster", "peer_zone", "crossing"),
             buckets=DURATION_BUCKETS,
             registry=registry,
         )
         self.phase = Histogram(
             "caller_hop_phase_duration_seconds",
-            "Duration of the phases of calls; a phase that a call did not take is not counted. "
+            "Duration of the phases of calls; a phase that a call does not have is not counted. "
             "`network` is the part of `wait` that the producer did not spend.",
             ("target", "phase", "peer_cluster"),
             buckets=PHASE_BUCKETS,
@@ -46,7 +47,7 @@ class HopMetrics:
         self.clusters: set[str] = set()
         self.zones: set[str] = set()
         self.children: dict[tuple[object, ...], tuple[Histogram, Histogram, dict[str, Histogram]]] = {}
-        """Histograms by what their labels are made of: looking labels up costs more than an observation."""
+        """Cache of histograms by their label values: a lookup by labels costs more than an observation."""
 
     def observe(self, target: Target, hop: Hop, reply_status: int | None) -> None:
         """Count one call; `reply_status` is None when no reply came."""
@@ -65,7 +66,7 @@ class HopMetrics:
         client, call, phases = children
         client.observe(hop.round_trip_time_millis / 1000)
         call.observe(hop.round_trip_time_millis / 1000)
-        for phase, millis in zip(PHASES, taken(hop.phases), strict=True):
+        for phase, millis in zip(MEASURED, durations(hop.phases), strict=True):
             if millis is not None:
                 child = phases.get(phase)
                 if child is None:
@@ -77,28 +78,15 @@ class HopMetrics:
         self.hop.labels(target.name, Outcome.CANCELLED, "unknown", "unknown", "unknown").observe(seconds)
 
 
-taken = attrgetter(*(f"{phase}_millis" for phase in PHASES))
-"""Phases -> how long each took, in ms, in the order of `PHASES`; None: not taken."""
+durations = attrgetter(*(f"{phase}_millis" for phase in MEASURED))
+"""Phases -> duration of each in ms, in the order of `MEASURED`; None: the call did not have it."""
 
 
 def bounded(value: str, known: set[str]) -> str:
     if value == LOCAL:
         return "unknown"
     if value not in known:
-        if len(known) >= MOST_PEERS or len(value) > 100:
+        if len(known) >= MAX_PEERS or len(value) > 100:
             return "other"
         known.add(value)
     return value
-
-
-class RunMetrics:
-    """Runs in Prometheus; their calls are hops like any other."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.runs_active = Gauge("caller_runs_active", "Runs that are going on.", registry=registry)
-        self.lateness = Histogram(
-            "caller_run_lateness_seconds",
-            "How late calls of runs were started.",
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
-            registry=registry,
-        )

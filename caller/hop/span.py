@@ -1,7 +1,7 @@
-"""The client span of a hop. Imported only when settings ask for traces.
+"""The client span of a call. Imported only when traces are enabled.
 
-Made by hand, because instrumentations of HTTP clients end their span with the head of the reply: before its body, which
-says who answered, and so before there is an outcome.
+Created by hand, because instrumentations of HTTP clients end their span with the head of the reply: before the body,
+which identifies the producer, and so before there is an outcome.
 """
 
 from opentelemetry import propagate, trace
@@ -9,24 +9,22 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from caller.hop.outcome import Hop, Outcome
-from caller.hop.wire import Trace
+from caller.hop.model import Hop
+from caller.hop.outcome import Outcome
+from caller.hop.phases import PHASES, CallClock
 from caller.target import Target
 from common.tracing import Tracing
-
-PHASES = ("dns", "connect", "tls", "send", "wait", "body")
-"""In the order in which they follow one another."""
 
 
 class HopSpans:
     def __init__(self, tracing: Tracing) -> None:
         self.tracer = tracing.tracer
 
-    def started(self, target: Target, call: Trace, *, for_request: bool) -> "HopSpan":
+    def started(self, target: Target, clock: CallClock, *, for_request: bool) -> "HopSpan":
         """The span of a call that starts now.
 
-        :param for_request: the span of the request is its parent. Else it is the root of a trace of its own, with a
-            link to what asked for it: a run has more calls than a trace can show.
+        :param for_request: the span of the inbound request is its parent. Otherwise it is the root of a new trace, with
+            a link to the request: a run has more calls than a trace can show.
         """
         current = trace.get_current_span().get_span_context()
         span = self.tracer.start_span(
@@ -42,18 +40,18 @@ class HopSpans:
                 "url.template": target.url.path,
             },
             links=[Link(current)] if current.is_valid and not for_request else (),
-            start_time=nanos(call.started_at),
+            start_time=nanos(clock.started_at),
         )
-        return HopSpan(span, call)
+        return HopSpan(span, clock)
 
 
 class HopSpan:
-    def __init__(self, span: trace.Span, call: Trace) -> None:
+    def __init__(self, span: trace.Span, clock: CallClock) -> None:
         self.span = span
-        self.call = call
+        self.clock = clock
 
     def inject(self, headers: dict[str, str]) -> None:
-        """Put this span into the headers of the request, as `OTEL_PROPAGATORS` says; `baggage` stays as it came."""
+        """Put this span into the request headers, as `OTEL_PROPAGATORS` configures; inbound `baggage` stays."""
         propagate.inject(headers, trace.set_span_in_context(self.span, Context()))
 
     def end(self, hop: Hop) -> None:
@@ -66,7 +64,7 @@ class HopSpan:
 
     def cancelled(self) -> None:
         self.span.set_attribute("caller.hop.outcome", Outcome.CANCELLED)
-        self.failed(Outcome.CANCELLED, "whoever asked for the call went away")
+        self.failed(Outcome.CANCELLED, "the client disconnected")
         self.finish()
 
     def failed(self, outcome: Outcome, text: str | None) -> None:
@@ -75,7 +73,7 @@ class HopSpan:
 
     def add_phases(self, hop: Hop) -> None:
         """An event at the end of each phase."""
-        ended = self.call.started_at
+        ended = self.clock.started_at
         for phase in PHASES:
             millis = getattr(hop.phases, f"{phase}_millis")
             if millis is not None:
@@ -83,11 +81,11 @@ class HopSpan:
                 self.span.add_event(phase, {"caller.hop.phase.duration": millis / 1000}, nanos(ended))
 
     def finish(self) -> None:
-        self.span.end(nanos(self.call.started_at + self.call.seconds()))
+        self.span.end(nanos(self.clock.started_at + self.clock.seconds()))
 
 
 def attributes(hop: Hop) -> dict[str, AttributeValue]:
-    """What is known of the hop; `caller.hop.*` are the words of the API and of the metrics."""
+    """Attributes of the hop; `caller.hop.*` have the names of the API and of the metrics."""
     there = hop.producer_metadata
     host, _, port = (hop.connection.peer_address or "").rpartition(":")
     known: dict[str, AttributeValue | None] = {

@@ -1,81 +1,79 @@
-"""What one call shows of itself: when each phase ended, and its connection. A session that writes both down."""
+"""The connection of a call: an aiohttp session that reports each step to the `CallClock` of the current call."""
 
 import asyncio
 import ssl
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
+import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 
-from caller.explain.dns import Lookups
-from caller.hop.outcome import BrokenReply, Phase, Phases
+from caller.hop.model import ConnectionMode
+from caller.hop.outcome import BrokenReply
+from caller.hop.phases import CallClock
+from caller.hop.resolver import Resolver
 from caller.settings import Settings
-from common.messages import Headers
 
 IDLE_SECONDS = 15
-"""How long an idle connection is kept: less than the producer's keep-alive and less than its drain on Kubernetes."""
+"""Idle timeout of a connection: less than the producer's keep-alive and less than its drain on Kubernetes."""
 
-MOST_INTERIM = 100
-"""Replies of 1xx before the one that counts."""
+MAX_INTERIM_REPLIES = 100
+"""Replies of 1xx before the final one."""
 
-ConnectionMode = Literal["reuse", "fresh"]
-
-
-class Trace:
-    """When each phase of one call ended, and what the connection was.
-
-    The phases follow one another without a gap, so that they add up to the round trip.
-    """
-
-    __slots__ = ("addresses", "connection", "last", "millis", "open", "sent_headers", "started", "started_at")
-
-    def __init__(self) -> None:
-        self.started = self.last = time.perf_counter()
-        self.started_at = time.time()
-        self.open: Phase = "connect"
-        self.millis: dict[str, float] = {}
-        self.addresses: list[str] = []
-        self.connection: dict[str, Any] = {}
-        self.sent_headers: Headers = {}
-
-    def close(self, phase: Phase, then: Phase) -> None:
-        """The phase ended now; `then` is open from now on."""
-        now = time.perf_counter()
-        key = f"{phase}_millis"
-        self.millis[key] = self.millis.get(key, 0.0) + (now - self.last) * 1000
-        self.last = now
-        self.open = then
-
-    def finish(self) -> None:
-        self.close(self.open, self.open)
-
-    def seconds(self) -> float:
-        return self.last - self.started
-
-    def phases(self) -> Phases:
-        return Phases.model_validate({name: round(millis, 3) for name, millis in self.millis.items()})
-
-    def connected_over(self, transport: asyncio.Transport | None) -> None:
-        """Take the addresses while there is a transport: aiohttp lets go of it once the body is read."""
-        if transport is None:
-            return
-        self.connection["local_address"] = address_text(transport.get_extra_info("sockname"))
-        self.connection["peer_address"] = address_text(transport.get_extra_info("peername"))
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None:
-            self.connection["tls_version"] = tls.version()
-            self.connection["tls_peer_name"] = peer_name(tls.getpeercert() or {})
+CURRENT_CALL: ContextVar[CallClock] = ContextVar("current_call")
+"""Clock of the call that the current task makes; httpx cannot pass one down to aiohttp's signals."""
 
 
-TRACE: ContextVar[Trace] = ContextVar("trace")
-"""The trace of the call that the current task makes; httpx has no way to hand one down to aiohttp's signals."""
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """httpx's transport over an aiohttp session, for requests whose body is complete. Does not close the session."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """
+        :raises aiohttp.ClientError: no reply, or not HTTP.
+        :raises OSError: error of the connection.
+        """
+        response = await self.session.request(
+            request.method,
+            str(request.url),
+            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
+            data=request.read(),
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
+        )
+        return httpx.Response(response.status, headers=response.raw_headers, stream=Body(response))
+
+
+class Body(httpx.AsyncByteStream):
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self.response.content.iter_any())
+
+    async def aclose(self) -> None:
+        self.response.release()
+        await self.response.wait_for_close()
+
+
+def report_connection(clock: CallClock, transport: asyncio.Transport | None) -> None:
+    """Keep the addresses while there is a transport: aiohttp drops it once the body is read."""
+    if transport is None:
+        return
+    clock.connection["local_address"] = address_text(transport.get_extra_info("sockname"))
+    clock.connection["peer_address"] = address_text(transport.get_extra_info("peername"))
+    tls = transport.get_extra_info("ssl_object")
+    if tls is not None:
+        clock.connection["tls_version"] = tls.version()
+        clock.connection["tls_peer_name"] = peer_name(tls.getpeercert() or {})
 
 
 def address_text(address: Any) -> str | None:
@@ -86,7 +84,7 @@ def address_text(address: Any) -> str | None:
 
 
 def peer_name(certificate: Mapping[str, Any]) -> str | None:
-    """The first name of a verified certificate: a DNS or URI subject alternative name, else the common name."""
+    """The first name in a verified certificate: a subject alternative name (DNS, URI, IP), else the common name."""
     for kind, name in certificate.get("subjectAltName", ()):
         if kind in ("DNS", "URI", "IP Address"):
             return str(name)
@@ -96,38 +94,38 @@ def peer_name(certificate: Mapping[str, Any]) -> str | None:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
-    """One context for all calls: making one takes tens of ms, which would look like network time."""
+    """One context for all calls: creating one takes tens of ms, which would look like network time."""
     if any(target.url.scheme == "https" for target in settings.targets):
-        context = TimedTLS(ssl.PROTOCOL_TLS_CLIENT)
+        context = ReportingTLS(ssl.PROTOCOL_TLS_CLIENT)
         context.load_default_certs()
         return context
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-class TimedTLS(ssl.SSLContext):
-    """aiohttp has no signal between TCP and TLS; the handshake's start is when a connection is wrapped."""
+class ReportingTLS(ssl.SSLContext):
+    """aiohttp has no signal between TCP and TLS; the handshake starts when the connection is wrapped."""
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        if (trace := TRACE.get(None)) is not None:
-            trace.close("connect", "tls")
+        if (clock := CURRENT_CALL.get(None)) is not None:
+            clock.close("connect", "tls")
         return super().wrap_bio(*args, **kwargs)
 
 
-def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) -> aiohttp.ClientSession:
-    """A session of aiohttp that writes into the current `TRACE`. No DNS cache: each connection asks anew."""
+def reporting_session(mode: ConnectionMode, tls: ssl.SSLContext, resolver: Resolver) -> aiohttp.ClientSession:
+    """An aiohttp session that reports to `CURRENT_CALL`. No DNS cache: each new connection resolves the name."""
     connector = aiohttp.TCPConnector(
         limit=0,
         ssl=tls,
-        resolver=TracedResolver(lookups),
+        resolver=ReportingResolver(resolver),
         use_dns_cache=False,
-        # aiohttp takes no keep-alive time together with `force_close`, not even its default.
+        # aiohttp refuses `keepalive_timeout` with `force_close`, even its default.
         **({"force_close": True} if mode == "fresh" else {"keepalive_timeout": IDLE_SECONDS}),
     )
     connector._factory = partial(ReplyProtocol, loop=connector._loop)  # type: ignore[assignment]
     return aiohttp.ClientSession(
         connector=connector,
         connector_owner=True,
-        response_class=TracedResponse,
+        response_class=ReportingResponse,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
@@ -136,10 +134,10 @@ def traced_session(mode: ConnectionMode, tls: ssl.SSLContext, lookups: Lookups) 
 
 
 class ReplyProtocol(ResponseHandler):
-    """aiohttp's reading of replies, with two things that it lacks in 3.14.
+    """aiohttp's reply parser, with two fixes for 3.14.
 
-    A reply that breaks after its head is told to whoever waits for its body: the C parser has let go of it by then, and
-    the call would end in a time-out. Interim replies, which nobody asked for, are not kept, and are not endless.
+    A reply that is malformed after its head fails the read of its body: otherwise the call would end in a timeout.
+    Interim replies are discarded, and there may be at most `MAX_INTERIM_REPLIES`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -160,18 +158,20 @@ class ReplyProtocol(ResponseHandler):
             super().feed_data(data, size)
             return
         self.interim += 1
-        if self.interim == MOST_INTERIM and self.transport is not None:
+        if self.interim == MAX_INTERIM_REPLIES and self.transport is not None:
             self.transport.close()
-            self.set_exception(HttpProcessingError(message=f"{MOST_INTERIM} interim replies, the last a {status}"))
+            self.set_exception(
+                HttpProcessingError(message=f"{MAX_INTERIM_REPLIES} interim replies, the last with status {status}")
+            )
 
 
-class TracedResolver(AbstractResolver):
-    def __init__(self, lookups: Lookups) -> None:
-        self.lookups = lookups
+class ReportingResolver(AbstractResolver):
+    def __init__(self, resolver: Resolver) -> None:
+        self.resolver = resolver
 
     async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
-        found = await self.lookups.look_up(host, port)
-        TRACE.get().addresses = list(dict.fromkeys(address[0] for _, address in found))
+        found = await self.resolver.look_up(host, port)
+        CURRENT_CALL.get().addresses = list(dict.fromkeys(address[0] for _, address in found))
         return [
             ResolveResult(hostname=host, host=address[0], port=port, family=kind, proto=0, flags=0)
             for kind, address in found
@@ -181,47 +181,47 @@ class TracedResolver(AbstractResolver):
         pass
 
 
-class TracedResponse(aiohttp.ClientResponse):
+class ReportingResponse(aiohttp.ClientResponse):
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Called when the request is being sent; the only place where aiohttp shows the connection."""
-        trace = TRACE.get()
-        trace.connected_over(connection.transport)
+        """Called while the request is being sent; the only place where aiohttp exposes the connection."""
+        clock = CURRENT_CALL.get()
+        report_connection(clock, connection.transport)
         response = await super().start(connection)
         if self.version is not None:
-            trace.connection["http_version"] = f"{self.version.major}.{self.version.minor}"
+            clock.connection["http_version"] = f"{self.version.major}.{self.version.minor}"
         return response
 
 
 def trace_config() -> aiohttp.TraceConfig:
-    """aiohttp's signals, in the order of a call, each closing a phase."""
+    """aiohttp's signals in the order of a call; each ends a phase."""
 
     async def dns_start(*_: Any) -> None:
-        TRACE.get().open = "dns"
+        CURRENT_CALL.get().open = "dns"
 
     async def dns_end(*_: Any) -> None:
-        TRACE.get().close("dns", "connect")
+        CURRENT_CALL.get().close("dns", "connect")
 
     async def connection_made(*_: Any) -> None:
-        trace = TRACE.get()
-        trace.connection["reused"] = False
-        trace.close(trace.open, "send")
+        clock = CURRENT_CALL.get()
+        clock.connection["reused"] = False
+        clock.close(clock.open, "send")
 
     async def connection_reused(*_: Any) -> None:
-        trace = TRACE.get()
-        trace.connection["reused"] = True
-        trace.open = "send"
+        clock = CURRENT_CALL.get()
+        clock.connection["reused"] = True
+        clock.open = "send"
 
     async def headers_sent(_: Any, __: Any, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
-        trace = TRACE.get()
+        clock = CURRENT_CALL.get()
         for name, value in sent.headers.items():
-            trace.sent_headers.setdefault(name.lower(), []).append(value)
-        trace.close("send", "wait")
+            clock.sent_headers.setdefault(name.lower(), []).append(value)
+        clock.close("send", "wait")
 
     async def chunk_sent(*_: Any) -> None:
-        TRACE.get().close("send", "wait")
+        CURRENT_CALL.get().close("send", "wait")
 
     async def reply_started(*_: Any) -> None:
-        TRACE.get().close("wait", "body")
+        CURRENT_CALL.get().close("wait", "body")
 
     config = aiohttp.TraceConfig()
     config.on_dns_resolvehost_start.append(dns_start)

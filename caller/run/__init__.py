@@ -1,0 +1,1 @@
+"""Runs: many calls at a rate, with statistics and outages."""

@@ -1,32 +1,33 @@
-"""Sums the summaries of several runs into one: how more load is made than one pod can make."""
+"""Merges the summaries of concurrent runs into one: for more load than one pod can generate."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from hdrh.histogram import HdrHistogram
 
-from caller.run.engine import Histograms, Latency, PeerStats, Spread, Summary, encoded, evenness, histogram, latency_of
+from caller.run.model import Distribution, Histograms, Latency, PeerStats, Summary
+from caller.run.stats import balance, encoded, histogram, latency_of
 
 
 def merged(summaries: Sequence[Summary]) -> Summary:
-    """One summary of runs that went on at the same time: counts and rates add up, histograms are added.
+    """One summary of concurrent runs: the sum of counts, rates and histograms.
 
-    Gaps are kept as they were seen, each by its own run; the longest of them is the longest.
+    Outages stay as each run saw them; the longest of them is the longest.
     """
     latency = summed(summary.histograms.latency for summary in summaries)
     service_time = summed(summary.histograms.service_time for summary in summaries)
-    lateness = summed({"": summary.histograms.lateness} for summary in summaries)[""]
-    gaps = [gap for summary in summaries for gap in summary.gaps]
-    spread = Spread(
-        clusters=added(summary.spread.clusters for summary in summaries),
-        zones=added(summary.spread.zones for summary in summaries),
-        pods=added(summary.spread.pods for summary in summaries),
+    scheduling_delay = summed({"": summary.histograms.scheduling_delay} for summary in summaries)[""]
+    outages = [outage for summary in summaries for outage in summary.outages]
+    distribution = Distribution(
+        clusters=added(summary.distribution.clusters for summary in summaries),
+        zones=added(summary.distribution.zones for summary in summaries),
+        pods=added(summary.distribution.pods for summary in summaries),
     )
     return Summary(
         elapsed_seconds=max(summary.elapsed_seconds for summary in summaries),
         offered=sum(summary.offered for summary in summaries),
         sent=sum(summary.sent for summary in summaries),
-        left_out=sum(summary.left_out for summary in summaries),
+        dropped=sum(summary.dropped for summary in summaries),
         done=sum(summary.done for summary in summaries),
         in_flight=sum(summary.in_flight for summary in summaries),
         rate=round(sum(summary.rate for summary in summaries), 3),
@@ -37,17 +38,17 @@ def merged(summaries: Sequence[Summary]) -> Summary:
             )
             for cluster in sorted(latency)
         ],
-        spread=spread,
-        lateness=latency_of(lateness),
-        gaps=gaps,
-        gap_count=sum(summary.gap_count for summary in summaries),
-        longest_gap_millis=max(summary.longest_gap_millis for summary in summaries),
+        distribution=distribution,
+        scheduling_delay=latency_of(scheduling_delay),
+        outages=outages,
+        outage_count=sum(summary.outage_count for summary in summaries),
+        longest_outage_millis=max(summary.longest_outage_millis for summary in summaries),
         failures=sum(summary.failures for summary in summaries),
-        evenness=evenness(spread.pods),
+        balance=balance(distribution.pods),
         histograms=Histograms(
             latency={cluster: encoded(found) for cluster, found in latency.items()},
             service_time={cluster: encoded(found) for cluster, found in service_time.items()},
-            lateness=encoded(lateness),
+            scheduling_delay=encoded(scheduling_delay),
         ),
     )
 
@@ -57,9 +58,9 @@ def time_of(histograms: dict[str, HdrHistogram], cluster: str) -> Latency:
 
 
 def summed(maps: Iterable[dict[str, str]]) -> dict[str, HdrHistogram]:
-    """Encoded histograms by name, added up name by name.
+    """The sum of encoded histograms, by name.
 
-    :raises ValueError: a text is no encoded histogram.
+    :raises ValueError: a text is not an encoded histogram.
     """
     total: dict[str, HdrHistogram] = {}
     for named in maps:

@@ -1,8 +1,19 @@
-// @ts-check
 /**
  * What the page asks its caller, and every way a request can end.
  *
- * @import { CheckReport, Hop, Message, Problem, RunEvent, RunRequest, Targets } from "./wire.js"
+ * @typedef {import("../../types/wire.d.ts").CallerMessage} CallerMessage
+ * @typedef {import("../../types/wire.d.ts").CheckReport} CheckReport
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ * @typedef {import("../../types/wire.d.ts").RunRequest} RunRequest
+ * @typedef {import("../../types/wire.d.ts").Targets} Targets
+ *
+ * @typedef {import("../../types/wire.d.ts").Started
+ *   | import("../../types/wire.d.ts").Tick
+ *   | import("../../types/wire.d.ts").OutageClosed
+ *   | import("../../types/wire.d.ts").Done
+ *   | import("../../types/wire.d.ts").Failed} RunEvent
+ *
+ * @typedef {import("../../types/wire.d.ts").Problem} Problem
  */
 
 /**
@@ -18,7 +29,7 @@
  */
 
 /**
- * @param {Message} message
+ * @param {CallerMessage} message
  * @param {AbortSignal} signal
  */
 export function call(message, signal) {
@@ -64,7 +75,7 @@ export async function startRun(run, signal, tell) {
     });
     const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
     if (!response.ok || !isStream || !response.body)
-      return /** @type {Failure} */ (await replyOf(response, isNothing));
+      return failedReply(response, jsonOf(await response.text()));
     await read(response.body, tell);
     return { kind: "answer" };
   } catch (error) {
@@ -75,11 +86,11 @@ export async function startRun(run, signal, tell) {
 /**
  * Server-sent events: blocks with an empty line between them, whose `data:` is JSON.
  *
- * @param {ReadableStream<Uint8Array>} body
+ * @param {ReadableStream<Uint8Array<ArrayBuffer>>} body
  * @param {(event: RunEvent) => void} tell
  */
 async function read(body, tell) {
-  const reader = body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ;) {
     const { done, value } = await reader.read();
     if (done) return;
@@ -96,7 +107,7 @@ async function read(body, tell) {
  * @template T
  * @param {string} path
  * @param {RequestInit & {signal: AbortSignal}} request
- * @param {(value: any) => value is T} isAnswer
+ * @param {(value: Partial<T> | null) => value is T} isAnswer
  * @returns {Promise<Reply<T>>}
  */
 async function ask(path, request, isAnswer) {
@@ -119,12 +130,20 @@ function failureOf(error, signal) {
 /**
  * @template T
  * @param {Response} response
- * @param {(value: any) => value is T} isAnswer
+ * @param {(value: Partial<T> | null) => value is T} isAnswer
  * @returns {Promise<Reply<T>>}
  */
 async function replyOf(response, isAnswer) {
   const value = jsonOf(await response.text());
-  if (isAnswer(value)) return { kind: "answer", answer: value };
+  return isAnswer(value) ? { kind: "answer", answer: value } : failedReply(response, value);
+}
+
+/**
+ * @param {Response} response
+ * @param {Partial<Problem> | null} value
+ * @returns {Failure}
+ */
+function failedReply(response, value) {
   if (isProblem(value))
     return { kind: "problem", problem: value, retryAfter: response.headers.get("retry-after") };
   return {
@@ -136,14 +155,9 @@ async function replyOf(response, isAnswer) {
 }
 
 /**
- * @param {any} _
- * @returns {_ is never}
+ * @param {string} text
+ * @returns {any} what `JSON.parse` returns; null where it fails
  */
-function isNothing(_) {
-  return false;
-}
-
-/** @param {string} text */
 function jsonOf(text) {
   try {
     return JSON.parse(text);
@@ -153,15 +167,15 @@ function jsonOf(text) {
 }
 
 /**
- * @param {any} value
- * @returns {value is Hop}
+ * @param {Partial<Explained> | null} value
+ * @returns {value is Explained}
  */
 function isHop(value) {
   return typeof value?.outcome === "string" && typeof value.answeredBy?.who === "string";
 }
 
 /**
- * @param {any} value
+ * @param {Partial<CheckReport> | null} value
  * @returns {value is CheckReport}
  */
 function isCheckReport(value) {
@@ -169,7 +183,7 @@ function isCheckReport(value) {
 }
 
 /**
- * @param {any} value
+ * @param {Partial<Targets> | null} value
  * @returns {value is Targets}
  */
 function isTargets(value) {
@@ -177,7 +191,7 @@ function isTargets(value) {
 }
 
 /**
- * @param {any} value
+ * @param {Partial<Problem> | null} value
  * @returns {value is Problem}
  */
 function isProblem(value) {

@@ -1,11 +1,9 @@
-// @ts-check
 /**
  * From the form to a call or a run, and from its reply to the page.
  *
  * @import { Failure } from "./api.js"
  * @import { Entry } from "./history.js"
  * @import { RunRecord } from "./run.js"
- * @import { ClusterMetadata, Message, RunRequest, Targets } from "./wire.js"
  */
 
 import { call, lookUpTargets, startRun } from "./api.js";
@@ -33,6 +31,13 @@ import { follow, newRun, runHeadline, runOutcome, runText } from "./run.js";
 import { whileRunning } from "./running.js";
 import { showHop } from "./view.js";
 import { callHeadline, failureText, hopText, place } from "./words.js";
+
+/**
+ * @typedef {import("../../types/wire.d.ts").CallerMessage} CallerMessage
+ * @typedef {import("../../types/wire.d.ts").ClusterMetadata} ClusterMetadata
+ * @typedef {import("../../types/wire.d.ts").RunRequest} RunRequest
+ * @typedef {import("../../types/wire.d.ts").Targets} Targets
+ */
 
 const form = one(document, "#message", HTMLFormElement);
 const here = one(document, "#here", HTMLElement);
@@ -233,8 +238,8 @@ function followLinkToTarget() {
 /**
  * What can be taken away of the view that is open.
  *
- * @returns {{path: string, link: string, request: Message | RunRequest | null, answer: object, report: () => string}
- *   | null}
+ * @returns {{path: string, link: string, request: CallerMessage | RunRequest | null, answer: object,
+ *   report: () => string} | null}
  */
 function takeable() {
   const name = document.body.dataset.view ?? "";

@@ -1,4 +1,3 @@
-// @ts-check
 /**
  * What stands in large at the top: of each view the latest that came of it.
  */

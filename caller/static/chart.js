@@ -1,15 +1,15 @@
-// @ts-check
 /**
  * Pictures of runs. Above, calls by who answered, failures on top; below, latency on a logarithmic axis.
  *
  * @import { Column, RunRecord } from "./run.js"
- * @import { Gap } from "./wire.js"
  */
 
 import { paint } from "./names.js";
 import { clustersOf, runText, secondsOf, sum } from "./run.js";
 import { svg } from "./svg.js";
 import { seconds } from "./words.js";
+
+/** @typedef {import("../../types/wire.d.ts").Outage} Outage */
 
 const LEFT = 58;
 const RIGHT = 8;
@@ -22,7 +22,7 @@ const HEIGHT = 258;
  * @param {number} width in px
  */
 export function runChart(run, width) {
-  const { columns, gaps } = run;
+  const { columns, outages } = run;
   const x = axis(secondsOf(run), LEFT, width - RIGHT);
   const most = nice(
     Math.max(1, ...columns.map(({ answered, failed }) => sum(answered) + sum(failed))),
@@ -60,7 +60,7 @@ export function runChart(run, width) {
       svg("title", {}, "failed"),
     ),
   );
-  picture.append(...gapMarks(gaps, x, width));
+  picture.append(...outageMarks(outages, x, width));
   const rises = latencyAxis(picture, columns, width);
   picture.append(
     svg("path", { d: lineOf(columns, x, rises, ({ p99 }) => p99), class: "p99" }),
@@ -70,15 +70,15 @@ export function runChart(run, width) {
 }
 
 /**
- * Each gap as a bracket below the calls, with its length above them where there is room for it.
+ * Each outage as a bracket below the calls, with its length above them where there is room for it.
  *
- * @param {Gap[]} gaps
+ * @param {Outage[]} outages
  * @param {(value: number) => number} x
  * @param {number} width in px
  */
-function gapMarks(gaps, x, width) {
+function outageMarks(outages, x, width) {
   let end = 0;
-  return gaps
+  return outages
     .toSorted((one, other) => one.atSeconds - other.atSeconds)
     .flatMap(({ atSeconds, millis }) => {
       const [from, to] = [x(atSeconds), x(atSeconds + millis / 1000)];

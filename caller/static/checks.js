@@ -1,13 +1,19 @@
-// @ts-check
 /**
  * The checks as lists: those about the caller itself, then those of each target.
  *
  * @import { Headline } from "./banner.js"
- * @import { Check, CheckReport } from "./wire.js"
  */
 
 import { filled, part, setMark } from "./dom.js";
 import { counted, milliseconds } from "./words.js";
+
+/**
+ * @typedef {import("../../types/wire.d.ts").Check} Check
+ * @typedef {import("../../types/wire.d.ts").CheckReport} CheckReport
+ */
+
+/** The worst first. @type {Check["verdict"][]} */
+const VERDICTS = ["fail", "warn", "pass", "skip"];
 
 /** @param {CheckReport} report */
 export function checkGroups({ checks }) {
@@ -30,7 +36,7 @@ function checkItem({ check, verdict, evidence, nextStep, command }) {
 
 /** @param {CheckReport} report */
 export function checksText({ verdict, checks, millis }) {
-  const counts = ["fail", "warn", "pass", "skip"].flatMap((word) => {
+  const counts = VERDICTS.flatMap((word) => {
     const { length } = withVerdict(checks, word);
     return length ? `${length} ${word}` : [];
   });
@@ -39,7 +45,7 @@ export function checksText({ verdict, checks, millis }) {
 }
 
 /**
- * What stands in large: how many are amiss, and the first of them.
+ * What stands in large: how many are wrong, and the first of them.
  *
  * @param {CheckReport} report
  * @returns {Headline}
@@ -63,7 +69,7 @@ export function checksHeadline(report) {
 
 /**
  * @param {Check[]} checks
- * @param {string} word
+ * @param {Check["verdict"]} word
  */
 function withVerdict(checks, word) {
   return checks.filter(({ verdict }) => verdict === word);

@@ -1,4 +1,3 @@
-// @ts-check
 /**
  * Buttons that give text away: `data-copies` names the element around them whose text is copied.
  */

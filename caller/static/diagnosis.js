@@ -1,15 +1,17 @@
-// @ts-check
 /**
  * What a failed call probably means and what to do next.
- *
- * @import { DiagnosedCause, Hop } from "./wire.js"
  */
 
 import { filled, part, setMark, write } from "./dom.js";
 
 /**
+ * @typedef {import("../../types/wire.d.ts").DiagnosedCause} DiagnosedCause
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ */
+
+/**
  * @param {HTMLElement} card
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 export function showDiagnosis(card, { diagnosis, error }) {
   card.hidden = diagnosis === null;

@@ -1,21 +1,23 @@
-// @ts-check
 /**
  * What happened to headers on the way: the request's there, the reply's back.
- *
- * @import { HeaderChange, Hop } from "./wire.js"
  */
 
 import { copyOf, filled, one, part, setMark } from "./dom.js";
 import { counted } from "./words.js";
 
-/** In the order in which the page shows them. */
+/**
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ * @typedef {import("../../types/wire.d.ts").HeaderChange} HeaderChange
+ */
+
+/** In the order in which the page shows them. @type {HeaderChange["group"][]} */
 const GROUPS = ["tracing", "forwarding", "mesh", "load balancer", "other"];
 
 /**
  * The parts of both directions that did not change stay open if they are.
  *
  * @param {HTMLElement} root
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 export function showHeaderDiff(root, { headerDiff }) {
   const { request, reply } = headerDiff ?? { request: [], reply: [] };

@@ -1,18 +1,21 @@
-// @ts-check
 /**
  * What can be known of a name: as getaddrinfo gives it, and as the resolver answers when it is asked itself.
- *
- * @import { Candidate, DnsAnswer, DnsReport } from "./wire.js"
  */
 
 import { copyOf, entry, filled, part, setMark } from "./dom.js";
 import { counted, exactly, milliseconds } from "./words.js";
 
+/**
+ * @typedef {import("../../types/wire.d.ts").Candidate} Candidate
+ * @typedef {import("../../types/wire.d.ts").DnsAnswer} DnsAnswer
+ * @typedef {import("../../types/wire.d.ts").DnsReport} DnsReport
+ */
+
 /** @param {DnsReport} report */
 export function dnsReport(report) {
   const copy = copyOf("dns-report");
   part(copy, "facts").replaceChildren(...facts(report));
-  const names = [report.absolute, report.twin].filter((answers) => answers.length > 0);
+  const names = [report.absolute, report.counterpart].filter((answers) => answers.length > 0);
   part(copy, "names").replaceChildren(
     ...names.map((answers) => answerTable(answers, report.hostsFile)),
   );

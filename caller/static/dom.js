@@ -1,7 +1,5 @@
-// @ts-check
-
 /**
- * The element that a selector means; a page without it is broken and says so at once.
+ * The element that a selector means; a page without it is broken and says so immediately.
  *
  * @template {Element} T
  * @param {ParentNode} root

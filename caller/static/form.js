@@ -1,14 +1,22 @@
-// @ts-check
 /**
  * The form: its fields as a message, a run or a link, and what was wrong with them.
  *
- * @import { Message, Problem, RunRequest, Targets } from "./wire.js"
+ * @import { Problem } from "./api.js"
  */
 
 import { one, visible } from "./dom.js";
 
+/**
+ * @typedef {import("../../types/wire.d.ts").CallerMessage} CallerMessage
+ * @typedef {import("../../types/wire.d.ts").RunRequest} RunRequest
+ * @typedef {import("../../types/wire.d.ts").Targets} Targets
+ */
+
 const number = new Intl.NumberFormat("en");
 const form = one(document, "#message", HTMLFormElement);
+
+/** @type {(keyof import("../../types/wire.d.ts").Only)[]} */
+const ONLY = ["clusterName", "zone", "podName"];
 
 /** @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control */
 
@@ -29,28 +37,29 @@ function textOf(name) {
   return control(name)?.value ?? "";
 }
 
-/** What is echoed, and the fault. */
+/** What is echoed, and the fault. @returns {RunRequest["message"]} */
 function common() {
-  const only = ["clusterName", "zone", "podName"].flatMap((name) =>
-    textOf(name) ? [[name, textOf(name)]] : [],
-  );
-  return {
+  /** @type {RunRequest["message"]} */
+  const message = {
     payload: textOf("payload"),
     delay: Number(textOf("delay")),
     responseCode: Number(textOf("responseCode")),
-    ...(textOf("faultRate") !== "1" && { faultRate: Number(textOf("faultRate")) }),
-    ...(only.length && { only: Object.fromEntries(only) }),
   };
+  if (textOf("faultRate") !== "1") message.faultRate = Number(textOf("faultRate"));
+  const only = ONLY.flatMap((name) => (textOf(name) ? [[name, textOf(name)]] : []));
+  if (only.length) message.only = Object.fromEntries(only);
+  return message;
 }
 
+/** @returns {Pick<CallerMessage & RunRequest, "timeoutSeconds">} */
 function timeout() {
-  return textOf("timeoutSeconds") && { timeoutSeconds: Number(textOf("timeoutSeconds")) };
+  return textOf("timeoutSeconds") ? { timeoutSeconds: Number(textOf("timeoutSeconds")) } : {};
 }
 
-/** @returns {Message} */
+/** @returns {CallerMessage} */
 export function messageOf() {
   const target = textOf("target");
-  const connection = /** @type {Message["connection"]} */ (textOf("connection"));
+  const connection = /** @type {CallerMessage["connection"]} */ (textOf("connection"));
   return { ...common(), connection, ...(target && { target }), ...timeout() };
 }
 
@@ -66,7 +75,7 @@ export function runRequestOf() {
     ...(targets.length && { targets }),
     rate: Number(textOf("rate")),
     durationSeconds: Number(textOf("durationSeconds")),
-    connection: /** @type {Message["connection"]} */ (textOf("connections")),
+    connection: /** @type {CallerMessage["connection"]} */ (textOf("connections")),
     ...timeout(),
   };
 }

@@ -1,11 +1,10 @@
-// @ts-check
 /**
  * The headers of a call, seen at four places.
- *
- * @import { Headers, Hop } from "./wire.js"
  */
 
 import { copyOf, one, row } from "./dom.js";
+
+/** @typedef {import("../../types/wire.d.ts").Explained} Explained */
 
 /** @type {{key: "callerHeaders" | "sentHeaders" | "producerHeaders" | "returnedHeaders", title: string, place: string}[]} */
 const PLACES = [
@@ -31,7 +30,7 @@ const PLACES = [
  * The four tables, in full; those that are open stay open.
  *
  * @param {Element} root
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 export function showHeaders(root, hop) {
   const before = [...root.querySelectorAll("details")];
@@ -44,7 +43,7 @@ export function showHeaders(root, hop) {
   }
 }
 
-/** @param {Headers} headers */
+/** @param {Explained["callerHeaders"]} headers */
 function headerRows(headers) {
   return Object.entries(headers).flatMap(([name, values]) =>
     values.map((value) => row("header-row", name, value)),

@@ -1,8 +1,6 @@
-// @ts-check
 /**
  * The calls and runs of this browser tab, in its `sessionStorage`; the oldest go when there is no more room.
  *
- * @import { Hop, Message, RunRequest } from "./wire.js"
  * @import { RunRecord } from "./run.js"
  */
 
@@ -11,18 +9,24 @@ import { filled, numberRow, one, part, setMark } from "./dom.js";
 import { outcomeRows } from "./run.js";
 
 /**
+ * @typedef {import("../../types/wire.d.ts").CallerMessage} CallerMessage
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ * @typedef {import("../../types/wire.d.ts").RunRequest} RunRequest
+ */
+
+/**
  * @typedef {object} Entry
  * @property {"call" | "run"} kind
  * @property {number} at ms since the epoch
  * @property {string} link the form, as the hash of a URL
- * @property {Message | RunRequest} request
+ * @property {CallerMessage | RunRequest} request
  * @property {string} outcome
  * @property {string} text
- * @property {Hop} [hop]
+ * @property {Explained} [hop]
  * @property {RunRecord} [run]
  */
 
-const KEY = "sample-caller-history";
+const KEY = "sample-caller-history-2";
 const MOST_ENTRIES = 50;
 const MOST_CHARACTERS = 2_000_000;
 const time = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
@@ -68,11 +72,14 @@ function restored() {
   }
 }
 
-/** @param {any} value what an older page may have left, too */
+/**
+ * @param {Partial<Entry> | null} value what an older page may have left, too
+ * @returns {value is Entry}
+ */
 function isEntry(value) {
-  const { at, text, link, outcome, hop, run } = value ?? {};
+  const { at = NaN, text, link, outcome, hop, run } = value ?? {};
   const isText = [text, link, outcome].every((field) => typeof field === "string");
-  return isText && Math.abs(at) <= 8.64e15 && (hop?.answeredBy ?? run?.columns) !== undefined;
+  return isText && Math.abs(at) <= 8.64e15 && (hop?.answeredBy ?? run?.outages) !== undefined;
 }
 
 /** As many as there is room for: a browser that allows less than we do throws. */

@@ -1,4 +1,3 @@
-// @ts-check
 /**
  * What a name looks like: a colour for a cluster, two words for a pod; the same on every screen.
  */

@@ -1,10 +1,8 @@
-// @ts-check
 /**
  * Before a call: is the way to every target right, and what do their names resolve to.
  *
  * @import { Reply } from "./api.js"
  * @import { Headline } from "./banner.js"
- * @import { CheckReport, Targets } from "./wire.js"
  */
 
 import { lookUpTargets, runChecks } from "./api.js";
@@ -14,6 +12,11 @@ import { dnsReport } from "./dns.js";
 import { filled, one, part, say } from "./dom.js";
 import { whileRunning } from "./running.js";
 import { counted, failureText } from "./words.js";
+
+/**
+ * @typedef {import("../../types/wire.d.ts").CheckReport} CheckReport
+ * @typedef {import("../../types/wire.d.ts").Targets} Targets
+ */
 
 const root = one(document, "#preflight", HTMLElement);
 const sentence = one(root, "#preflight-sentence", HTMLOutputElement);

@@ -1,8 +1,6 @@
-// @ts-check
 /**
  * What can be taken away: a command that does the same, and a report to paste. The caller has masked all secrets.
  *
- * @import { CheckReport, ClusterMetadata, Hop, Message, RunRequest } from "./wire.js"
  * @import { RunRecord } from "./run.js"
  */
 
@@ -12,8 +10,16 @@ import { outcomeRows, runText, runVerdict } from "./run.js";
 import { borders, choice, hopText, seconds, verdict } from "./words.js";
 
 /**
+ * @typedef {import("../../types/wire.d.ts").CallerMessage} CallerMessage
+ * @typedef {import("../../types/wire.d.ts").CheckReport} CheckReport
+ * @typedef {import("../../types/wire.d.ts").ClusterMetadata} ClusterMetadata
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ * @typedef {import("../../types/wire.d.ts").RunRequest} RunRequest
+ */
+
+/**
  * @param {string} path of the API
- * @param {Message | RunRequest | null} body null: there is none
+ * @param {CallerMessage | RunRequest | null} body null: there is none
  */
 export function curl(path, body) {
   const url = quoted(new URL(path, document.baseURI).href);
@@ -26,7 +32,7 @@ function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 export function callReport(hop) {
   const { diagnosis, headerDiff, startedAt } = hop;
   const changes = [...(headerDiff?.request ?? []), ...(headerDiff?.reply ?? [])].filter(
@@ -73,7 +79,7 @@ export function callReport(hop) {
 
 /** @param {RunRecord} run */
 export function runReport(run) {
-  const { spec, gaps, progress } = run;
+  const { spec, outages, progress } = run;
   return lines(
     `# ${line(runText(run))}`,
     "",
@@ -93,12 +99,12 @@ export function runReport(run) {
     "",
     ...table(
       ["Pod", "Calls"],
-      Object.entries(progress?.spread.pods ?? {}).map(([pod, count]) => [pod, String(count)]),
+      Object.entries(progress?.distribution.pods ?? {}).map(([pod, count]) => [pod, String(count)]),
     ),
-    ...(gaps.length ? ["", "## Gaps", ""] : []),
+    ...(outages.length ? ["", "## Gaps", ""] : []),
     ...table(
       ["At", "Length", "Calls lost", "Before", "After"],
-      gaps.map(({ atSeconds, millis, callsLost, before, after }) =>
+      outages.map(({ atSeconds, millis, callsLost, before, after }) =>
         [
           seconds(atSeconds),
           seconds(millis / 1000),

@@ -1,8 +1,5 @@
-// @ts-check
 /**
  * The way of a call as a picture: who it went through, and where it broke.
- *
- * @import { Headers, Hop } from "./wire.js"
  */
 
 import { nickname, paint } from "./names.js";
@@ -10,11 +7,17 @@ import { svg } from "./svg.js";
 import { roughly } from "./words.js";
 
 /**
+ * @typedef {import("../../types/wire.d.ts").ClusterMetadata} ClusterMetadata
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ * @typedef {import("../../types/wire.d.ts").HeaderChange} HeaderChange
+ */
+
+/**
  * @typedef {{kind: string, lines: string[], cluster?: string, state?: "failed" | "unreached"}} Station
  * @typedef {{label: string, brokenAt?: number}} Leg `brokenAt`: the share of its way that was gone
  */
 
-/** How far a call came that nobody answered. @type {Record<string, [string, number]>} */
+/** How far a call came that nobody answered. @type {Partial<Record<Explained["outcome"], [string, number]>>} */
 const BROKEN = {
   dns_nxdomain: ["DNS", 0.12],
   dns_no_data: ["DNS", 0.12],
@@ -27,6 +30,7 @@ const BROKEN = {
   closed: ["HTTP", 0.85],
   read_timeout: ["HTTP", 0.9],
 };
+/** @type {Set<HeaderChange["group"]>} */
 const ON_THE_WAY = new Set(["mesh", "load balancer", "forwarding"]);
 
 const WIDE = { width: 900, height: 76 };
@@ -34,7 +38,7 @@ const NARROW = { width: 300, height: 76, leg: 44 };
 const WIDEST_BOX = 260;
 
 /**
- * @param {Hop} hop
+ * @param {Explained} hop
  * @param {boolean} isNarrow from top to bottom
  */
 export function route(hop, isNarrow) {
@@ -76,7 +80,7 @@ function column(stations, legs) {
   return [[...boxes, ...lines], NARROW.width, legs.length * step + NARROW.height];
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 function wayOf(hop) {
   const { callerMetadata: here, producerMetadata: there, answeredBy, outcome } = hop;
   const legs = [{ label: "" }];
@@ -119,7 +123,7 @@ function wayOf(hop) {
   return { stations, legs };
 }
 
-/** @param {import("./wire.js").ClusterMetadata} metadata */
+/** @param {ClusterMetadata} metadata */
 function linesOf({ clusterName, zone, podName }) {
   return [clusterName, zone, nickname(podName)];
 }
@@ -127,7 +131,7 @@ function linesOf({ clusterName, zone, podName }) {
 /**
  * A proxy that let the call through and left a trace.
  *
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 function proxyOf({ headerDiff, returnedHeaders, producerHeaders }) {
   const changes = [...(headerDiff?.request ?? []), ...(headerDiff?.reply ?? [])];
@@ -140,7 +144,7 @@ function proxyOf({ headerDiff, returnedHeaders, producerHeaders }) {
 }
 
 /**
- * @param {Headers} headers
+ * @param {Explained["callerHeaders"]} headers
  * @param {string[]} names
  */
 function between(headers, names) {

@@ -1,9 +1,7 @@
-// @ts-check
 /**
  * A run on the page, while it goes on and after.
  *
  * @import { Column, RunRecord } from "./run.js"
- * @import { Gap, Who } from "./wire.js"
  */
 
 import { runChart } from "./chart.js";
@@ -12,6 +10,11 @@ import { nickname, paint } from "./names.js";
 import { clustersOf, outcomeRows, sum } from "./run.js";
 import { bar } from "./svg.js";
 import { counted, milliseconds, percent, seconds, whole } from "./words.js";
+
+/**
+ * @typedef {import("../../types/wire.d.ts").Outage} Outage
+ * @typedef {import("../../types/wire.d.ts").Who} Who
+ */
 
 /** What the table of the chart's numbers holds. @type {{run?: RunRecord, clusters?: string}} */
 let numbersOf = {};
@@ -36,9 +39,9 @@ export function showRun(root, run) {
   const numbers = one(root, "details[data-part=numbers]", HTMLDetailsElement);
   numbers.ontoggle = () => showNumbers(numbers, run);
   showNumbers(numbers, run);
-  part(root, "noGaps").hidden = run.gaps.length > 0;
-  part(root, "gaps").replaceChildren(...run.gaps.map(gapItem));
-  part(root, "evenness").textContent = evennessText(run);
+  part(root, "noGaps").hidden = run.outages.length > 0;
+  part(root, "gaps").replaceChildren(...run.outages.map(outageItem));
+  part(root, "evenness").textContent = balanceText(run);
   showSpread(part(root, "spread"), run);
   part(root, "totals").replaceChildren(
     ...outcomeRows(run).map(([name, value]) => entry(name, value)),
@@ -138,8 +141,8 @@ function numbersRow({ from, answered, failed, p50, p99 }, clusters) {
   );
 }
 
-/** @param {Gap} gap */
-function gapItem({ target, atSeconds, millis, callsLost, outcomes, before, after }) {
+/** @param {Outage} outage */
+function outageItem({ target, atSeconds, millis, callsLost, outcomes, before, after }) {
   const item = document.createElement("li");
   const lost = Object.entries(outcomes).map(([name, count]) => `${count} ${name}`);
   item.textContent = visible(
@@ -162,9 +165,9 @@ function whoText(who) {
 }
 
 /** @param {RunRecord} run */
-function evennessText({ evenness }) {
-  if (!evenness) return "";
-  const { verdict, pValue } = evenness;
+function balanceText({ balance }) {
+  if (!balance) return "";
+  const { verdict, pValue } = balance;
   if (verdict !== "uneven" || pValue === null) return `Spread over pods: ${verdict}`;
   const chance = pValue < 0.001 ? "less than 0.1 %" : percent.format(pValue);
   return `Spread over pods: uneven; so uneven by chance in ${chance}`;
@@ -175,7 +178,7 @@ function evennessText({ evenness }) {
  * @param {RunRecord} run
  */
 function showSpread(root, { progress }) {
-  const { clusters = {}, zones = {}, pods = {} } = progress?.spread ?? {};
+  const { clusters = {}, zones = {}, pods = {} } = progress?.distribution ?? {};
   root.replaceChildren(
     spreadTable("By cluster", clusters, { painted: paint }),
     spreadTable("By zone", zones),

@@ -1,16 +1,22 @@
-// @ts-check
 /**
  * A run as it is put together from its events.
  *
+ * @import { RunEvent } from "./api.js"
  * @import { Headline } from "./banner.js"
- * @import { Evenness, Gap, Progress, RunEvent, RunSpec } from "./wire.js"
  */
 
 import { counted, milliseconds, percent, seconds, whole } from "./words.js";
 
+/**
+ * @typedef {import("../../types/wire.d.ts").Balance} Balance
+ * @typedef {import("../../types/wire.d.ts").Outage} Outage
+ * @typedef {import("../../types/wire.d.ts").Progress} Progress
+ * @typedef {import("../../types/wire.d.ts").RunSpec} RunSpec
+ */
+
 /** Columns that are kept; with one more, each two become one. */
 export const MOST_COLUMNS = 1200;
-const MOST_GAPS = 200;
+const MOST_OUTAGES = 200;
 const MOST_NAMES = 4;
 
 /**
@@ -28,10 +34,10 @@ const MOST_NAMES = 4;
  * @property {string | null} reason
  * @property {Progress | null} progress
  * @property {Column[]} columns
- * @property {Gap[]} gaps the first of them
- * @property {number} gapCount
- * @property {number} longestGapMillis
- * @property {Evenness | null} evenness
+ * @property {Outage[]} outages the first of them
+ * @property {number} outageCount
+ * @property {number} longestOutageMillis
+ * @property {Balance | null} balance
  * @property {string} callerCluster
  */
 
@@ -41,16 +47,16 @@ const MOST_NAMES = 4;
  * @returns {RunRecord}
  */
 export function newRun(spec, callerCluster) {
-  const counts = { gapCount: 0, longestGapMillis: 0 };
+  const counts = { outageCount: 0, longestOutageMillis: 0 };
   return {
     spec,
     ended: "going on",
     reason: null,
     progress: null,
     columns: [],
-    gaps: [],
+    outages: [],
     ...counts,
-    evenness: null,
+    balance: null,
     callerCluster,
   };
 }
@@ -80,33 +86,32 @@ export function follow(run, event) {
       if (run.columns.length > MOST_COLUMNS) run.columns = halved(run.columns);
       break;
     }
-    case "gap":
-      run.gapCount += 1;
-      run.longestGapMillis = Math.max(run.longestGapMillis, event.gap.millis);
-      if (run.gaps.length < MOST_GAPS) run.gaps.push(event.gap);
+    case "outage":
+      run.outageCount += 1;
+      run.longestOutageMillis = Math.max(run.longestOutageMillis, event.outage.millis);
+      if (run.outages.length < MOST_OUTAGES) run.outages.push(event.outage);
       break;
     case "done": {
       const {
-        gaps,
-        gapCount,
-        longestGapMillis,
-        evenness,
+        outages,
+        outageCount,
+        longestOutageMillis,
+        balance,
         histograms: _,
         ...progress
       } = event.summary;
-      Object.assign(run, {
-        ended: event.ended,
-        reason: event.reason,
-        progress,
-        gapCount,
-        longestGapMillis,
-        evenness,
-      });
-      run.gaps = gaps.slice(0, MOST_GAPS);
+      run.ended = event.ended;
+      run.reason = event.reason;
+      run.progress = progress;
+      run.outages = outages.slice(0, MOST_OUTAGES);
+      run.outageCount = outageCount;
+      run.longestOutageMillis = longestOutageMillis;
+      run.balance = balance;
       break;
     }
     case "failed":
-      Object.assign(run, { ended: "failed", reason: event.reason });
+      run.ended = "failed";
+      run.reason = event.reason;
   }
 }
 
@@ -171,7 +176,7 @@ export function runOutcome(run) {
   if (run.ended === "going on") return "calling";
   if (run.ended === "failed" || run.ended === "cut off" || failuresOf(run) || !run.progress?.done)
     return "fail";
-  return run.ended === "complete" && !run.progress.leftOut ? "ok" : "warn";
+  return run.ended === "complete" && !run.progress.dropped ? "ok" : "warn";
 }
 
 /** The run in one sentence. @param {RunRecord} run */
@@ -185,8 +190,8 @@ export function runText(run) {
     failuresOf(run)
       ? `${whole.format(failuresOf(run))} failed (${outcomesText(run)})`
       : "none failed",
-    gapsText(run),
-    progress?.leftOut ? `${whole.format(progress.leftOut)} left out` : "",
+    outagesText(run),
+    progress?.dropped ? `${whole.format(progress.dropped)} left out` : "",
   ]
     .filter(Boolean)
     .join(", ");
@@ -194,7 +199,7 @@ export function runText(run) {
 
 /** @param {RunRecord} run */
 function answeringClusters({ progress }) {
-  return Object.keys(progress?.spread.clusters ?? {}).toSorted();
+  return Object.keys(progress?.distribution.clusters ?? {}).toSorted();
 }
 
 /**
@@ -219,7 +224,7 @@ export function runHeadline(run) {
 
 /** How much each cluster answered, those with the most. @param {RunRecord} run */
 function sharesText({ progress }) {
-  const clusters = progress?.spread.clusters ?? {};
+  const clusters = progress?.distribution.clusters ?? {};
   const total = sum(clusters);
   const all = Object.entries(clusters).toSorted(([, one], [, other]) => other - one);
   const shares = all
@@ -236,32 +241,35 @@ function outcomesText({ progress }) {
 }
 
 /** @param {RunRecord} run */
-function gapsText({ gapCount, gaps, longestGapMillis }) {
-  if (gapCount === 0) return "";
-  if (gapCount > 1) return `${gapCount} gaps, the longest ${seconds(longestGapMillis / 1000)}`;
-  const [{ before, after }] = gaps;
+function outagesText({ outageCount, outages, longestOutageMillis }) {
+  if (outageCount === 0) return "";
+  const longest = seconds(longestOutageMillis / 1000);
+  if (outageCount > 1) return `${outageCount} gaps, the longest ${longest}`;
+  const [{ before, after }] = outages;
   const gone =
     before?.pod && before.pod !== after?.pod ? ` after pod ${before.pod} stopped answering` : "";
-  return `one gap of ${seconds(longestGapMillis / 1000)}${gone}`;
+  return `one gap of ${longest}${gone}`;
 }
 
 /** Its figures, by name. @param {RunRecord} run @returns {[string, string][]} */
-export function outcomeRows({ spec, progress, gapCount, longestGapMillis }) {
+export function outcomeRows({ spec, progress, outageCount, longestOutageMillis }) {
   if (!progress) return [];
-  const { sent, done, leftOut, outcomes, rate, inFlight, elapsedSeconds, lateness } = progress;
+  const { sent, done, dropped, outcomes, rate, inFlight, elapsedSeconds } = progress;
+  const late = progress.schedulingDelay.p99Millis;
+  const longest = seconds(longestOutageMillis / 1000);
   return [
     ["Targets", spec.targets.join(", ")],
     ["Connections", spec.connection],
     ["Asked for", `${whole.format(spec.count)} at ${spec.rate}/s`],
     ["Sent", `${whole.format(sent)} at ${rate.toFixed(1)}/s`],
-    ["Left out", whole.format(leftOut)],
+    ["Left out", whole.format(dropped)],
     ["In flight", whole.format(inFlight)],
     ["Came back", `${whole.format(done)} in ${seconds(elapsedSeconds)}`],
     ...Object.entries(outcomes).map(
       ([name, count]) => /** @type {[string, string]} */ ([name, whole.format(count)]),
     ),
-    ["Gaps", gapCount ? `${gapCount}, the longest ${seconds(longestGapMillis / 1000)}` : "0"],
-    ["Started late (p99)", lateness.p99Millis === null ? "–" : milliseconds(lateness.p99Millis)],
+    ["Gaps", outageCount ? `${outageCount}, the longest ${longest}` : "0"],
+    ["Started late (p99)", late === null ? "–" : milliseconds(late)],
   ];
 }
 
@@ -272,7 +280,7 @@ export function outcomeRows({ spec, progress, gapCount, longestGapMillis }) {
  * @returns {{tone: Headline["tone"], text: string}}
  */
 export function runVerdict({ progress, callerCluster }) {
-  const clusters = progress?.spread.clusters ?? {};
+  const clusters = progress?.distribution.clusters ?? {};
   const answered = sum(clusters);
   const isUnknown = (/** @type {string} */ name) =>
     callerCluster === "local" || name === "unknown" || name === "local";

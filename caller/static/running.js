@@ -1,4 +1,3 @@
-// @ts-check
 /**
  * Something that takes a while, can be cancelled, and says that it is going on.
  *

@@ -1,5 +1,3 @@
-// @ts-check
-
 import { visible } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";

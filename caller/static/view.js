@@ -1,8 +1,5 @@
-// @ts-check
 /**
  * A hop on the page, below the sentence.
- *
- * @import { ClusterMetadata, DnsReport, Hop } from "./wire.js"
  */
 
 import { showDiagnosis } from "./diagnosis.js";
@@ -14,6 +11,12 @@ import { nickname, paint } from "./names.js";
 import { longestPhase, phaseRows } from "./phases.js";
 import { route } from "./route.js";
 import { choice, exactly, skewText, statusText } from "./words.js";
+
+/**
+ * @typedef {import("../../types/wire.d.ts").ClusterMetadata} ClusterMetadata
+ * @typedef {import("../../types/wire.d.ts").DnsReport} DnsReport
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
+ */
 
 /** @type {[keyof ClusterMetadata, string][]} */
 const METADATA = [
@@ -32,7 +35,7 @@ const METADATA = [
 
 /**
  * @param {HTMLElement} root
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 export function showHop(root, hop) {
   const narrow = matchMedia("(width < 45rem)");
@@ -77,14 +80,14 @@ function metadataEntries(metadata) {
   });
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 function callEntries(hop) {
   const { who, name, evidence } = hop.answeredBy;
   return [
     entry("Outcome", hop.outcome),
     entry("Status Code", statusText(hop)),
     entry("Round Trip Time (millis)", exactly(hop.roundTripTimeMillis)),
-    entry("Answered By", who === "caller" ? "nobody; the caller speaks" : `${who} ${name}`),
+    entry("Answered By", who === "none" ? "nobody; the caller speaks" : `${who} ${name}`),
     entry("Evidence", evidence),
     entry("Fault Applied", choice(hop.faultApplied)),
     entry("Clock Skew", skewText(hop.clockSkew)),
@@ -93,7 +96,7 @@ function callEntries(hop) {
   ];
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 function connectionEntries({ addresses, connection }) {
   return [
     entry("State", choice(connection.reused, "reused", "new", "none")),

@@ -1,10 +1,12 @@
-// @ts-check
 /**
  * What the page says about a call, as text.
  *
  * @import { Failure } from "./api.js"
  * @import { Headline } from "./banner.js"
- * @import { ClockSkew, ClusterMetadata, Crossing, Hop } from "./wire.js"
+ * @typedef {import("../../types/wire.d.ts").ClockSkew} ClockSkew
+ * @typedef {import("../../types/wire.d.ts").ClusterMetadata} ClusterMetadata
+ * @typedef {import("../../types/wire.d.ts").Crossing} Crossing
+ * @typedef {import("../../types/wire.d.ts").Explained} Explained
  */
 
 export const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -80,16 +82,16 @@ function again(retryAfter) {
 /**
  * A call in one sentence.
  *
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 export function hopText(hop) {
   return `${hop.outcome}: ${whatCame(hop)}`;
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 function whatCame(hop) {
   const time = roughly(hop.roundTripTimeMillis);
-  if (hop.answeredBy.who === "caller")
+  if (hop.answeredBy.who === "none")
     return `no ${usable(hop)}answer from ${hop.target} in ${time}`;
   const status = isOwnStatus(hop)
     ? hop.statusCode
@@ -97,12 +99,12 @@ function whatCame(hop) {
   return `${status} in ${time}, answered by ${answerer(hop)}`;
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 function usable(hop) {
   return hop.outcome === "bad_reply" || hop.outcome === "closed" ? "usable " : "";
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 function answerer({ answeredBy, producerMetadata }) {
   if (answeredBy.who === "proxy") {
     return `${answeredBy.name === "unknown" ? "an unknown proxy" : answeredBy.name}, not by the producer`;
@@ -113,13 +115,13 @@ function answerer({ answeredBy, producerMetadata }) {
 /**
  * Whether the status code is the one that was received, not what a gateway would answer for this failure.
  *
- * @param {Hop} hop
+ * @param {Explained} hop
  */
 function isOwnStatus(hop) {
-  return hop.answeredBy.who !== "caller" && hop.outcome !== "bad_reply";
+  return hop.answeredBy.who !== "none" && hop.outcome !== "bad_reply";
 }
 
-/** @param {Hop} hop */
+/** @param {Explained} hop */
 export function statusText(hop) {
   if (isOwnStatus(hop)) return String(hop.statusCode);
   const came = hop.replyStatus === null ? "none came in" : `${hop.replyStatus} came in`;
@@ -145,7 +147,7 @@ export function verdict({ cluster }) {
 /**
  * What stands in large: whether clusters were crossed, or what went wrong.
  *
- * @param {Hop} hop
+ * @param {Explained} hop
  * @returns {Headline}
  */
 export function callHeadline(hop) {
@@ -165,7 +167,7 @@ export function borders({ region, zone }) {
   return `Cross-region: ${choice(region)}, cross-zone: ${choice(zone)}`;
 }
 
-/** From where to where. @param {Hop} hop */
+/** From where to where. @param {Explained} hop */
 function wayText({ callerMetadata, producerMetadata, target }) {
   return `${place(callerMetadata)} → ${producerMetadata ? place(producerMetadata) : target}`;
 }

@@ -51,11 +51,11 @@ def opened(
     forced_colors: bool = False,
     bypass_csp: bool = False,
 ) -> Iterator[Page]:
-    """The page in a browser of its own; at the end, nothing may have been amiss.
+    """The page in a browser of its own; at the end, nothing may have gone wrong.
 
     All that the browser logs as an error counts, but for what it says `BY_ITSELF`.
     """
-    amiss: list[str] = []
+    problems: list[str] = []
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
@@ -66,11 +66,11 @@ def opened(
     )
     page = context.new_page()
     page.set_default_timeout(10_000)
-    page.on("pageerror", lambda error: amiss.append(str(error)))
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
         "console",
         lambda message: (
-            amiss.append(message.text)
+            problems.append(message.text)
             if message.type in ("error", "warning") and not message.text.startswith(BY_ITSELF)
             else None
         ),
@@ -78,7 +78,7 @@ def opened(
     page.on(
         "requestfailed",
         lambda request: (
-            amiss.append(f"{request.failure} {request.url}")
+            problems.append(f"{request.failure} {request.url}")
             if request.failure != "net::ERR_ABORTED" and urlsplit(request.url).path.endswith((".js", ".css"))
             else None
         ),
@@ -86,7 +86,7 @@ def opened(
     page.on(
         "response",
         lambda reply: (
-            amiss.append(f"{reply.status} {reply.url}")
+            problems.append(f"{reply.status} {reply.url}")
             if reply.status >= 400 and not urlsplit(reply.url).path.startswith("/caller/")
             else None
         ),
@@ -96,7 +96,7 @@ def opened(
         yield page
     finally:
         context.close()
-    assert amiss == [], amiss
+    assert problems == [], problems
 
 
 def submit(page: Page, **fields: str) -> str:

@@ -1,9 +1,9 @@
-"""What gcloud's own parser says of command lines: required flags, positional arguments, the form of values.
+"""Parses command lines with gcloud's own parser: required flags, positional arguments, the form of values.
 
     python -m tests.support.gcloud_parser LIB < lines.json
 
 `LIB` is the folder `lib` of the installed gcloud; standard input is a JSON list of lists of words, without `gcloud`.
-The lines are parsed, not run; what is wrong with them is on standard error, and then the status is 1.
+The commands do not run. Each refused one is printed to stderr, and the exit status is then 1.
 """
 
 import importlib

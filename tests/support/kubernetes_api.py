@@ -1,8 +1,9 @@
-"""An API server over real TLS: objects by their paths, rights by the Role of `k8s/components/diagnose`, real errors.
+"""A Kubernetes API server over TLS: objects by their paths, rights by the Role of `k8s/components/diagnose`, errors.
 
     python -m tests.support.kubernetes_api FOLDER ADDRESS PORT
 
-serves what `objects.json` in the folder holds, read anew for each request, with `server.pem` of the folder.
+serves the objects in `objects.json` of the folder, which it reads again for each request, with `server.pem` as its
+certificate.
 """
 
 import asyncio
@@ -19,11 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 import trustme
 import yaml
 
+from lab.processes import ROOT
 from tests.support.servers import http_reply, listening, read_request
 
 Object = dict[str, Any]
 
-ROOT = Path(__file__).parent.parent.parent
 ROLE: Object = yaml.safe_load((ROOT / "k8s/components/diagnose/role.yaml").read_text())
 GKE = "net.gke.io/v1"
 KEP = "multicluster.x-k8s.io/v1alpha1"
@@ -37,7 +38,7 @@ PLURALS = {"ServiceImport": "serviceimports", "Service": "services", "EndpointSl
 
 
 def service_import(version: str = GKE, **changes: Any) -> Object:
-    """As GKE's controller writes it, or another implementation; `changes` to `spec` and `status`."""
+    """A ServiceImport as GKE's controller or another implementation writes it; `changes` to `spec` and `status`."""
     gke = version == GKE
     member = "projects/123456789/locations/us-central1/memberships/producer-cluster" if gke else "producer-cluster"
     prefix = "net.gke.io" if gke else "multicluster.kubernetes.io"
@@ -86,7 +87,7 @@ def endpoint_slice(
     family: str = "IPv4",
     labels: Mapping[str, str] = {},
 ) -> Object:
-    """Endpoints as `(address, ready)`; without any, `endpoints` is null, as Go writes it."""
+    """An EndpointSlice of `(address, ready)`; without endpoints the field is null, as Go writes it."""
     found = [
         {
             "addresses": [address],
@@ -110,7 +111,7 @@ def endpoint_slice(
 
 
 class ApiServer:
-    """Answers in the order of a real one: who asks, whether it may, whether there is such a kind, the object."""
+    """Checks a request in the order of a real API server: authentication, authorization, kind, object."""
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class ApiServer:
 
 
 def allowed(role: Object, group: str, plural: str, verb: str) -> bool:
-    """RBAC: whether a rule has all three."""
+    """RBAC: whether one rule has the group, the resource and the verb."""
     return any(
         group in rule["apiGroups"] and plural in rule["resources"] and verb in rule["verbs"] for rule in role["rules"]
     )
@@ -207,7 +208,7 @@ class Mount:
 
 @asynccontextmanager
 async def api_server(mount: Mount, server: ApiServer) -> AsyncIterator[dict[str, Any]]:
-    """The server on a free port; the settings of a caller that is to use it."""
+    """The server on a free port; the settings of a caller that uses it."""
     async with listening(server.handle, mount.tls()) as address:
         yield settings_for(mount, address)
 

@@ -15,9 +15,10 @@ import pytest
 import yaml
 from referencing import Registry, Resource
 
+from lab.processes import ROOT
+
 Manifest = dict[str, Any]
 
-ROOT = Path(__file__).parent.parent.parent
 K8S = ROOT / "k8s"
 SCHEMAS = ROOT / "tests" / "schemas"
 

@@ -1,4 +1,4 @@
-"""The apps, and other side's misbehaviour, behind real sockets of loopback."""
+"""The apps, and servers that misbehave, behind real sockets of loopback."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ from caller.hop.client import ProducerClient
 from caller.hop.metrics import HopMetrics
 from caller.settings import Settings as CallerSettings
 from common.cluster import Identity
-from common.lifecycle import Lifecycle
+from common.middleware.draining import Lifecycle
 from producer.app import create_app as create_producer
 from producer.settings import Settings as ProducerSettings
 
@@ -84,7 +84,7 @@ def caller_settings(*urls: str, **settings: Any) -> CallerSettings:
 
 @asynccontextmanager
 async def calling(*urls: str, **settings: Any) -> AsyncIterator[ProducerClient]:
-    """A client of the caller's own, without the server around it."""
+    """The caller's client, without the server around it."""
     chosen = caller_settings(*urls, **settings)
     async with ProducerClient.opened(chosen, Identity(chosen), HopMetrics(CollectorRegistry())) as client:
         yield client
@@ -92,7 +92,7 @@ async def calling(*urls: str, **settings: Any) -> AsyncIterator[ProducerClient]:
 
 @asynccontextmanager
 async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A TCP server that does what the handler says; its host:port."""
+    """A TCP server with this handler; its host:port."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -113,7 +113,7 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Asyn
 
 
 def replying(reply: bytes) -> Handler:
-    """Read a whole request, answer with these bytes, close."""
+    """Read a complete request, reply with these bytes, close."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

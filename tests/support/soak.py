@@ -1,9 +1,7 @@
-"""Many calls in one process: `python -m tests.support.soak FIRST ALL SECONDS`
+"""Many calls in one process: `python -m tests.support.soak FIRST ALL SECONDS`.
 
-It prints what it holds after the first and after the last.
-
-The last is after all calls, or after so many seconds. The other side is the least that can answer, in the same event
-loop, so that the time goes into the caller's own code.
+Prints what the process holds after the first calls, and again after all calls or after this number of seconds. The
+other side is the smallest server that can answer, in the same event loop, so that the time goes into the caller's code.
 """
 
 import asyncio
@@ -19,13 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from caller.hop.client import ProducerClient
 from caller.hop.metrics import HopMetrics
+from caller.hop.model import ConnectionMode
 from caller.hop.outcome import Outcome
-from caller.hop.wire import ConnectionMode
 from caller.settings import Settings
 from common.cluster import Identity
 from common.messages import Message
 
-AT_ONCE = 32
+WORKERS = 32
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 ID = re.compile(rb'"id":"([^"]*)"')
 REPLY = b"HTTP/1.1 200 OK\r\nx-answered-by: sample-producer\r\ncontent-length: %d\r\n\r\n%b"
@@ -33,7 +31,7 @@ ACK = b'{"id":"%b","received":"a","headers":{},"metadata":{"clusterName":"gke-2"
 
 
 class Answering(asyncio.Protocol):
-    """Answers each POST as a producer would."""
+    """Answers each POST as a producer does."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -53,16 +51,16 @@ async def call(client: ProducerClient, calls: int) -> None:
     message = Message(payload="a")
 
     async def in_turn() -> None:
-        for number in range(calls // AT_ONCE):
+        for number in range(calls // WORKERS):
             mode: ConnectionMode = "fresh" if number % 50 == 0 else "reuse"
             hop = await client.call(message, client.settings.producer_url, connection=mode)
             assert hop.outcome is Outcome.OK, hop.error
 
-    await asyncio.gather(*(in_turn() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(in_turn() for _ in range(WORKERS)))
 
 
 def held(calls: int) -> str:
-    """Resident memory in kB and open files after so many calls, as a line of JSON."""
+    """Resident memory in kB and open files after this number of calls, as a line of JSON."""
     resident = re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[0]
     return json.dumps({"calls": calls, "memory": int(resident), "files": len(os.listdir("/proc/self/fd"))})
 

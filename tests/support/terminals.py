@@ -13,7 +13,7 @@ from lab.processes import ROOT, WEST
 
 
 def run_on_a_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit status of `sample-caller` and what it printed, escape sequences and all."""
+    """The exit status of `sample-caller` and its output with escape sequences."""
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
     common = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "GCE_METADATA_HOST": "none"}
@@ -30,4 +30,4 @@ def run_on_a_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
         while chunk := os.read(master, 65_536):
             printed += chunk
     os.close(master)
-    return process.wait(20), printed.decode()
+    return process.wait(60), printed.decode()

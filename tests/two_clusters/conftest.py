@@ -9,7 +9,7 @@ from tests.two_clusters.matrix import Matrix, lines_of, table
 
 @pytest.fixture
 def matrix(record_property: Callable[[str, object], None]) -> Matrix:
-    """Takes the lines of the failure matrix."""
+    """Records the lines of the failure matrix."""
     return Matrix(record_property)
 
 
@@ -21,14 +21,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="module")
-def impatient(lab: Lab) -> Iterator[Service]:
-    """A caller that waits 2 s for a reply."""
+def caller_with_short_timeout(lab: Lab) -> Iterator[Service]:
+    """A caller with a call timeout of 2 s."""
     with lab.caller(CALL_TIMEOUT_SECONDS="2") as caller:
         yield caller
 
 
 @pytest.fixture
 def new_caller(lab: Lab) -> Iterator[Service]:
-    """A caller that has no connection yet."""
+    """A caller without open connections."""
     with lab.caller() as caller:
         yield caller

@@ -1,4 +1,4 @@
-"""The failure matrix: what it says of each way of going wrong, and how it is printed at the end of a test run."""
+"""The failure matrix: one line per failure, printed as a table at the end of a test run."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,22 +7,22 @@ import pytest
 
 
 class Line(NamedTuple):
-    """One failure as it was made, and what came of it."""
+    """One failure and its result."""
 
     number: str
-    """Of the known cause."""
+    """Number of the known cause."""
     made: str
     expected: str
     outcome: str
     cause: str
-    """The first one of the diagnosis."""
+    """The first cause of the diagnosis."""
     millis: float
-    missed: list[str]
-    """What was not as expected."""
+    deviations: list[str]
+    """Differences from the expected result."""
 
 
 class Matrix:
-    """The lines that one test makes; they travel with its report, since it may run in a process of its own."""
+    """The lines of one test; properties of its report, because the test may run in another process."""
 
     def __init__(self, record: Callable[[str, object], None]) -> None:
         self.record = record
@@ -32,7 +32,7 @@ class Matrix:
 
 
 def lines_of(reports: Iterable[object]) -> list[Line]:
-    """The whole matrix, from the reports of all tests."""
+    """All lines, from the reports of all tests."""
     called = [report for report in reports if isinstance(report, pytest.TestReport) and report.when == "call"]
     values: list[Any] = [
         value for report in called for name, value in report.user_properties if name == Matrix.__name__
@@ -41,7 +41,7 @@ def lines_of(reports: Iterable[object]) -> list[Line]:
 
 
 WIDTHS = (12, 35, 15, 15, 27, 6)
-"""Of all columns but the last; with what is between them 120 at most."""
+"""Widths of all columns except the last; a line has at most 120 characters."""
 HEADINGS = ("cause no.", "made by", "expected", "outcome", "first cause", "ms")
 
 
@@ -49,9 +49,9 @@ def table(lines: Sequence[Line]) -> Iterator[str]:
     yield row(HEADINGS, "ok?")
     for line in lines:
         fields = (line.number, line.made, line.expected, line.outcome, line.cause, f"{line.millis:.0f}")
-        yield row(fields, "no" if line.missed else "yes")
-    wrong = sum(bool(line.missed) for line in lines)
-    yield f"{len(lines)} failures made, {len(lines) - wrong} as expected, {wrong} not"
+        yield row(fields, "no" if line.deviations else "yes")
+    wrong = sum(bool(line.deviations) for line in lines)
+    yield f"{len(lines)} failures, {len(lines) - wrong} as expected, {wrong} not as expected"
 
 
 def row(fields: Sequence[str], last: str) -> str:

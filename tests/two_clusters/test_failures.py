@@ -1,8 +1,8 @@
-"""The failure matrix: everything that goes wrong between clusters and that an application can see, made for real.
+"""The failure matrix: every failure between clusters that an application can observe, made with real clusters.
 
-A row says how it is made, which outcome it must have, what the diagnosis must say first, and how long the call may
-take. The known causes have the numbers of `tests/test_diagnosis.py`; those that look alike from inside the pod share a
-row, and some (25, 26, 29, 30) show in tools or in the browser only.
+A row has the fault, the expected outcome, a phrase of the first cause, and the duration of the call. The known causes
+have the numbers of `tests/test_diagnosis.py`. Causes that a pod cannot distinguish share a row, and some (25, 26, 29,
+30) show in tools or in the browser only.
 """
 
 import time
@@ -45,6 +45,7 @@ from tests.two_clusters.worlds import (
     replying,
     request_of,
     reset,
+    silent,
     tls,
     tls_server,
     without_a_route,
@@ -59,9 +60,10 @@ SHORT_URL = "http://sample-producer:8080"
 FOREIGN_URL = f"http://{FOREIGN_CLUSTER_IP}:8080"
 NO_LOCAL_SERVICE = {CLUSTER_NAME: "nxdomain"}
 IMPORTED = {"addresses": [CLUSTER_SET_IP], "ttl": TTL}
-AT_ONCE = (0.0, 900.0)
-"""ms. What is no time-out takes milliseconds; the rest of it is for a busy machine."""
-CONNECT_TIMEOUT = (950.0, 1900.0)
+IMMEDIATE = (0.0, 2900.0)
+"""ms. Failures without a timeout take a few; the rest is for a busy machine. Less than any timeout of the matrix."""
+CONNECT_SECONDS = 3
+CONNECT_TIMEOUT = (2950.0, 8000.0)
 
 
 @dataclass(frozen=True)
@@ -71,26 +73,26 @@ class Row:
     world: World
     outcome: str
     cause: str | None
-    """Words of the first cause; None: there is nothing to say."""
+    """Phrase of the first cause; None: no diagnosis."""
     among: tuple[str, ...] = ()
-    """Words of causes that must be there as well."""
+    """Phrases of further causes."""
     target: str = CLUSTER_SET_URL
-    millis: tuple[float, float] = AT_ONCE
-    impatient: bool = False
+    millis: tuple[float, float] = IMMEDIATE
+    short_timeout: bool = False
     also: Callable[[Lab, dict[str, Any]], None] | None = None
-    """What else must be true while it lasts."""
+    """A further check during the fault."""
     message: dict[str, Any] = field(default_factory=lambda: FRESH)
 
 
-# What else must be true
+# Further checks
 
 
-def exporters_own_cluster_knows_the_name(lab: Lab, _: dict[str, Any]) -> None:
+def the_name_resolves_in_the_exporting_cluster(lab: Lab, _: dict[str, Any]) -> None:
     done = lab.cli("call", "--expect-cluster", "producer-cluster", cluster=lab.producer_cluster)
     assert done.returncode == 0, done.stderr
 
 
-def the_address_is_good_in_its_own_cluster(lab: Lab, _: dict[str, Any]) -> None:
+def the_address_works_in_its_own_cluster(lab: Lab, _: dict[str, Any]) -> None:
     done = lab.cli("call", PRODUCER_URL=FOREIGN_URL, cluster=lab.producer_cluster)
     assert done.returncode == 0, done.stderr
 
@@ -127,7 +129,7 @@ def nginx_answered(status: int) -> Callable[[Lab, dict[str, Any]], None]:
 
 
 SUFFIXED = f"{CLUSTER_SET_NAME}.{SEARCH[-1]}"
-NO_EXPORT = "There is no ServiceExport"
+NO_EXPORT = "no ServiceExport"
 NOT_READY = "The producer has no ready pod"
 IMPORTER = "the importer may not read the network"
 FIREWALL = "A firewall between the clusters drops it"
@@ -139,11 +141,11 @@ TLS_TEXT = "transport failure reason: TLS_error:|268435581:SSL routines:OPENSSL_
 ROWS = (
     # DNS
     Row(
-        *("-", "nobody exports it; a local Service", lambda lab: lab.exported(), "dns_nxdomain"),
+        *("-", "not exported; a local Service", lambda lab: lab.exported(), "dns_nxdomain"),
         "The Service exists in the caller's own cluster only",
     ),
     Row(
-        *("1,4,8,28", "nobody exports it"),
+        *("1,4,8,28", "not exported"),
         lambda lab: all_of(lab.exported(), lab.zone(NO_LOCAL_SERVICE)),
         *("dns_nxdomain", NO_EXPORT),
         among=("younger than five minutes", "a cluster is not in the fleet", "pending for lack of CPU"),
@@ -152,7 +154,7 @@ ROWS = (
         *("2", "NXDOMAIN in the caller's cluster", named({CLUSTER_SET_NAME: "nxdomain", **NO_LOCAL_SERVICE})),
         *("dns_nxdomain", NO_EXPORT),
         among=("The namespace istio-apps does not exist in the caller's cluster",),
-        also=exporters_own_cluster_knows_the_name,
+        also=the_name_resolves_in_the_exporting_cluster,
     ),
     Row(
         *("3", "exported under another name"),
@@ -173,7 +175,7 @@ ROWS = (
         target=CLUSTER_URL,
     ),
     Row(
-        *("13,14", "the zone is gone, not derived names"),
+        *("13,14", "no zone, but derived names"),
         named({CLUSTER_SET_NAME: "nxdomain", **NO_LOCAL_SERVICE, DERIVED_NAME: IMPORTED}),
         *("dns_nxdomain", NO_EXPORT),
         among=("The DNS zone of the fleet is not visible in this cluster",),
@@ -193,7 +195,7 @@ ROWS = (
     Row("-", "SERVFAIL", named({CLUSTER_SET_NAME: "servfail"}), "dns_unavailable", RESOLVER_ERROR),
     Row("-", "REFUSED", named({CLUSTER_SET_NAME: "refused"}), "dns_unavailable", RESOLVER_ERROR),
     Row(
-        *("15", "SERVFAIL, and then an answer", named({CLUSTER_SET_NAME: "servfail"}, NDOTS_2)),
+        *("15", "SERVFAIL, then an answer", named({CLUSTER_SET_NAME: "servfail"}, NDOTS_2)),
         *("dns_unavailable", RESOLVER_ERROR),
         also=the_next_call_is_ok,
     ),
@@ -207,16 +209,16 @@ ROWS = (
         lambda lab: all_of(lab.resolver(NDOTS_2), lab.caller_cluster.rule("DNS", "-p", "udp", "-j", "DROP")),
         *("dns_unavailable", "The cluster's DNS is broken"),
         among=("The resolver does not answer",),
-        millis=(1_950, 2_900),
+        millis=(1_950, 4_900),
     ),
     Row(
-        *("17", "AAAA gets lost (2 s, three times)"),
+        *("17", "AAAA is lost (2 s, three times)"),
         named({CLUSTER_SET_NAME: {**IMPORTED, "silent": ["AAAA"]}}, "ndots:2 timeout:2 attempts:1"),
         *("ok", "AAAA queries are dropped"),
-        millis=(5_950, 7_900),
+        millis=(5_950, 12_000),
     ),
     Row(
-        *("-", "AAAA is SERVFAIL, A is fine", named({CLUSTER_SET_NAME: {**IMPORTED, "servfail": ["AAAA"]}})),
+        *("-", "AAAA is SERVFAIL, A resolves", named({CLUSTER_SET_NAME: {**IMPORTED, "servfail": ["AAAA"]}})),
         *("ok", None),
     ),
     Row(
@@ -261,11 +263,11 @@ ROWS = (
         *("refused", NOT_READY),
     ),
     Row(
-        *("18", "pod killed, its endpoint is left", killed, "refused", NOT_READY),
+        *("18", "pod killed, its endpoint stays", killed, "refused", NOT_READY),
         among=(GONE,),
     ),
     Row(
-        *("18,20", "pod gone, its endpoint is left", lambda lab: lab.endpoints("10.8.2.99")),
+        *("18,20", "pod deleted, its endpoint stays", lambda lab: lab.endpoints("10.8.2.99")),
         *("connect_timeout", FIREWALL),
         among=(GONE,),
         millis=CONNECT_TIMEOUT,
@@ -283,10 +285,10 @@ ROWS = (
         millis=CONNECT_TIMEOUT,
     ),
     Row(
-        *("9", "no way back: networks not peered"),
+        *("9", "no route back: networks not peered"),
         lambda lab: lab.producer_cluster.route("blackhole", lab.caller_cluster.network),
         *("connect_timeout", FIREWALL),
-        among=("There is no route between the networks",),
+        among=("no route between the networks",),
         millis=CONNECT_TIMEOUT,
     ),
     Row(
@@ -294,14 +296,14 @@ ROWS = (
         *("connect_timeout", "The address is a ClusterIP of another cluster"),
         target=FOREIGN_URL,
         millis=CONNECT_TIMEOUT,
-        also=the_address_is_good_in_its_own_cluster,
+        also=the_address_works_in_its_own_cluster,
     ),
     *(
         Row("-", made, partial(Lab.firewall, verdict=f"REJECT --reject-with {code}"), "unreachable", cause)
         for made, code, cause in (
             ("a firewall rejects it (host)", "icmp-host-unreachable", "A firewall rejects it"),
             ("a firewall rejects it (prohibited)", "icmp-admin-prohibited", "A firewall rejects it"),
-            ("a router knows no way", "icmp-net-unreachable", "A firewall rejects it"),
+            ("a router has no route", "icmp-net-unreachable", "A firewall rejects it"),
         )
     ),
     Row("-", "the pod has no route", without_a_route, "unreachable", "A firewall rejects it", among=("no route",)),
@@ -320,16 +322,16 @@ ROWS = (
         *("-", "the producer hangs (SIGSTOP)", hanging, "read_timeout"),
         "The producer hangs or is overloaded",
         among=(GONE,),
-        millis=(1_950, 2_900),
-        impatient=True,
+        millis=(1_950, 8_000),
+        short_timeout=True,
     ),
     Row(
-        *("-", "no HTTP: another protocol", behind(replying(b"SSH-2.0-OpenSSH_9.2\r\n")), "bad_reply"),
+        *("-", "not HTTP: another protocol", behind(replying(b"SSH-2.0-OpenSSH_9.2\r\n")), "bad_reply"),
         "Another service, or another protocol, listens on this port",
     ),
     # TLS
     Row(
-        *("21", "http to a port that wants (m)TLS"),
+        *("21", "http to a port that needs (m)TLS"),
         lambda lab: tls(lab, CLUSTER_SET_NAME, authority=trustme.CA()),
         *("reset", "demands mTLS (STRICT)"),
         among=("does not speak HTTP, or wants TLS",),
@@ -352,12 +354,12 @@ ROWS = (
         target=TLS_URL,
     ),
     Row(
-        *("-", "no TLS handshake at all", behind(lambda connection: time.sleep(1.5)), "tls_error"),
+        *("-", "no TLS handshake", behind(silent), "tls_error"),
         "does not speak TLS, or a proxy between swallows",
         target=TLS_URL,
         millis=CONNECT_TIMEOUT,
     ),
-    # Answered by another
+    # Replies of proxies
     Row(
         *("22", "Envoy: another root certificate"),
         one_envoy("503 Service Unavailable", f"{CONNECT_ERROR} {TLS_TEXT}:CERTIFICATE_VERIFY_FAILED:TLS_error_end"),
@@ -379,7 +381,7 @@ ROWS = (
         also=nginx_answered(502),
     ),
     Row(
-        *("proxy", "nginx gives up before the producer"),
+        *("proxy", "the timeout of nginx is shorter"),
         lambda lab: nginx(
             lab,
             f"listen {NEW_POD}:8080;"
@@ -387,8 +389,8 @@ ROWS = (
         ),
         *("proxy_error", "A web server or an ingress controller"),
         also=nginx_answered(504),
-        message={**FRESH, "delay": 3000},
-        millis=(280, 1_900),
+        message={**FRESH, "delay": 20_000},
+        millis=(280, 8_000),
     ),
     Row(
         *("proxy", "http to nginx's TLS port"),
@@ -396,7 +398,7 @@ ROWS = (
         *("proxy_error", "A web server or an ingress controller"),
         also=nginx_answered(400),
     ),
-    # Answered, and not as it should be
+    # Replies of the producer
     Row(
         *("12", "the own cluster exports it", lambda lab: lab.exported(lab.caller_cluster), "ok"),
         "Both clusters export the Service",
@@ -409,7 +411,7 @@ ROWS = (
     ),
     Row(
         *("http", "the producer's own 503", lambda lab: lab.exported(lab.producer_cluster), "http_error"),
-        "The message asked for responseCode 503",
+        "responseCode 503",
         message={**FRESH, "responseCode": 503},
     ),
 )
@@ -434,37 +436,41 @@ PHASES = ("dnsMillis", "connectMillis", "tlsMillis", "sendMillis", "waitMillis",
 
 
 @pytest.fixture(scope="module")
-def patient(lab: Lab) -> Iterator[Service]:
-    """A caller that may call all that is called here, and waits longer than glibc does."""
+def caller(lab: Lab) -> Iterator[Service]:
+    """A caller with all targets of the matrix, whose call timeout is longer than the timeouts of glibc."""
     AUTHORITY.cert_pem.write_to_path(str(lab.folder / "ca.pem"))
     targets = (CLUSTER_URL, TLS_URL, OTHER_PORT_URL, SHORT_URL, FOREIGN_URL)
     trusted = str(lab.folder / "ca.pem")
     with lab.caller(
-        COMPARE_URLS=",".join(targets), CALL_TIMEOUT_SECONDS="30", SSL_CERT_FILE=trusted, POD_NAME="patient"
+        COMPARE_URLS=",".join(targets),
+        CONNECT_TIMEOUT_SECONDS=str(CONNECT_SECONDS),
+        CALL_TIMEOUT_SECONDS="30",
+        SSL_CERT_FILE=trusted,
     ) as caller:
         yield caller
 
 
 @pytest.fixture(autouse=True)
-def _whole(lab: Lab) -> Iterator[None]:
-    """Whatever was broken is whole again afterwards."""
+def _restored(lab: Lab) -> Iterator[None]:
+    """After each test everything works again."""
     yield
     assert {lab.call(FRESH)["producerMetadata"]["ipAddress"] for _ in PRODUCER_PODS} == set(PRODUCER_PODS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.number} {row.made}")
-def test_what_goes_wrong_has_its_outcome_its_first_cause_and_its_time(
-    lab: Lab, patient: Service, impatient: Service, matrix: Matrix, row: Row
+def test_a_failure_has_its_outcome_its_first_cause_and_its_duration(
+    lab: Lab, caller: Service, caller_with_short_timeout: Service, matrix: Matrix, row: Row
 ) -> None:
     if row.outcome.startswith("dns_"):
-        time.sleep(GOOD_SECONDS)  # the resolver's answers are shown again for a while
+        time.sleep(GOOD_SECONDS)  # the caller reuses a DNS report for a while
     with row.world(lab):
-        hop = lab.call({**row.message, "target": row.target}, impatient if row.impatient else patient)
+        chosen = caller_with_short_timeout if row.short_timeout else caller
+        hop = lab.call({**row.message, "target": row.target}, chosen)
         causes = [cause["cause"] for cause in hop["diagnosis"]["causes"]] if hop["diagnosis"] else []
         millis = hop["roundTripTimeMillis"]
-        missed = list(missed_by(row, hop, causes, millis))
-        matrix.append(Line(row.number, row.made, row.outcome, hop["outcome"], (causes or ["-"])[0], millis, missed))
-        assert not missed, (hop["error"], causes)
+        deviations = list(deviations_of(row, hop, causes, millis))
+        matrix.append(Line(row.number, row.made, row.outcome, hop["outcome"], (causes or ["-"])[0], millis, deviations))
+        assert not deviations, (hop["error"], causes)
         assert_consistent(hop)
         if row.also:
             row.also(lab, hop)
@@ -475,28 +481,28 @@ def test_the_matrix_fits_its_columns() -> None:
     assert [row.made for row in ROWS if len(row.made) > WIDTHS[1] or len(row.number) > WIDTHS[0]] == []
 
 
-def missed_by(row: Row, hop: dict[str, Any], causes: list[str], millis: float) -> Iterator[str]:
+def deviations_of(row: Row, hop: dict[str, Any], causes: list[str], millis: float) -> Iterator[str]:
     if hop["outcome"] != row.outcome:
         yield f"the outcome is {hop['outcome']}"
     if row.cause is None and causes:
-        yield "there is a diagnosis"
+        yield "the call has a diagnosis"
     if row.cause is not None and not (causes and row.cause in causes[0]):
         yield "another cause is first"
     for words in row.among:
         if not any(words in cause for cause in causes):
-            yield f"{words!r} is no cause"
+            yield f"{words!r} is not a cause"
     if not row.millis[0] <= millis <= row.millis[1]:
-        yield f"it took {millis:.0f} ms, expected were {row.millis[0]:.0f} to {row.millis[1]:.0f}"
+        yield f"the call took {millis:.0f} ms, expected {row.millis[0]:.0f} to {row.millis[1]:.0f}"
 
 
 def assert_consistent(hop: dict[str, Any]) -> None:
-    """Phases, addresses and identities are those of a call that ended where the outcome says."""
+    """Phases, addresses and identities match the phase in which a call with this outcome ends."""
     outcome = hop["outcome"]
-    taken = {name: hop["phases"][name] for name in PHASES if hop["phases"][name] is not None}
-    assert sum(taken.values()) == pytest.approx(hop["roundTripTimeMillis"], abs=0.01)
+    phases = {name: hop["phases"][name] for name in PHASES if hop["phases"][name] is not None}
+    assert sum(phases.values()) == pytest.approx(hop["roundTripTimeMillis"], abs=0.01)
     if outcome in LAST_PHASE:
-        assert list(taken)[-1] == LAST_PHASE[outcome]
-        assert (hop["answeredBy"]["who"], hop["statusCode"]) == ("caller", STATUS.get(outcome, 502))
+        assert list(phases)[-1] == LAST_PHASE[outcome]
+        assert (hop["answeredBy"]["who"], hop["statusCode"]) == ("none", STATUS.get(outcome, 502))
         assert ERRORS.get(outcome, "") in hop["error"]
         assert hop["producerMetadata"] is None
         assert hop["crossing"] == {"cluster": None, "zone": None, "region": None}
@@ -505,34 +511,34 @@ def assert_consistent(hop: dict[str, Any]) -> None:
     assert (hop["addresses"] == []) is (outcome.startswith("dns_") or hop["target"] == FOREIGN_URL)
 
 
-def test_a_load_balancer_that_gives_up_first_is_a_504_in_the_browser_and_cancelled_in_the_callers_metrics(
+def test_a_shorter_timeout_of_a_load_balancer_is_a_504_in_the_browser_and_cancelled_in_the_callers_metrics(
     lab: Lab, matrix: Matrix
 ) -> None:
-    """The caller's own log looks fine."""
     balancer = "10.4.1.20"
     server = f"listen {balancer}:8080; location / {{ proxy_pass {lab.main_caller.url}; proxy_read_timeout 1s; }}"
     with nginx(lab, server, balancer):
         started = time.monotonic()
         url = f"http://{balancer}:8080/caller/messages"
-        reply = lab.caller_cluster.inside(partial(lab.http.post, url, json={**FRESH, "delay": 4000}))
+        reply = lab.caller_cluster.inside(partial(lab.http.post, url, json={**FRESH, "delay": 9000}))
         took = (time.monotonic() - started) * 1000
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while not (counted := lab.hops_counted(outcome="cancelled")) and time.monotonic() < deadline:
             time.sleep(0.1)
-    missed = [] if (reply.status_code, counted) == (504, 1) else [f"{reply.status_code}, {counted} cancelled"]
+    deviations = [] if (reply.status_code, counted) == (504, 1) else [f"{reply.status_code}, {counted} cancelled"]
     outcome = "cancelled" if counted else "none"
     cause = f"(the browser sees {reply.headers['server'].partition('/')[0]}'s {reply.status_code})"
-    matrix.append(Line("24", "a load balancer gives up first", "cancelled", outcome, cause, took, missed))
-    assert not missed
-    assert 950 < took < 2500
+    matrix.append(Line("24", "shorter timeout of a load balancer", "cancelled", outcome, cause, took, deviations))
+    assert not deviations
+    assert 950 < took < 8_000
 
 
-def test_an_unexported_service_still_answers_over_a_connection_that_is_open(lab: Lab, matrix: Matrix) -> None:
+def test_an_unexported_service_still_answers_over_an_open_connection(lab: Lab, matrix: Matrix) -> None:
     reuse = {"payload": "ping", "connection": "reuse"}
     assert lab.call(reuse)["outcome"] == "ok"
     with lab.exported():
-        open_still, fresh = lab.call(reuse), lab.call(FRESH)
-    missed = [] if (open_still["outcome"], fresh["outcome"]) == ("ok", "dns_nxdomain") else [fresh["outcome"]]
-    millis = open_still["roundTripTimeMillis"]
-    matrix.append(Line("19", "unexported; a connection is open", "ok", open_still["outcome"], "-", millis, missed))
-    assert not missed
+        reused, fresh = lab.call(reuse), lab.call(FRESH)
+    outcomes = reused["outcome"], fresh["outcome"]
+    deviations = [] if outcomes == ("ok", "dns_nxdomain") else list(outcomes)
+    millis = reused["roundTripTimeMillis"]
+    matrix.append(Line("19", "unexported; a connection is open", "ok", reused["outcome"], "-", millis, deviations))
+    assert not deviations

@@ -1,7 +1,7 @@
-"""The story of one export, from before it to after it, as the caller tells it: API, exit codes and metrics.
+"""The story of one export, from before it to after its end, seen by the caller: API, exit codes and metrics.
 
 The numbers are those of the conformance tests of Multi-Cluster Services (kubernetes-sigs/mcs-api, `conformance/`) that
-can be seen from a call.
+a caller can observe.
 """
 
 import json
@@ -41,8 +41,10 @@ def _before_the_export(lab: Lab) -> Iterator[None]:
         yield
 
 
-def told(lab: Lab, *arguments: str, cluster: Cluster | None = None, status: int = 0, url: str = CLUSTER_SET_URL) -> Any:
-    """What the command says as JSON, if it ends with this status."""
+def json_of(
+    lab: Lab, *arguments: str, cluster: Cluster | None = None, status: int = 0, url: str = CLUSTER_SET_URL
+) -> Any:
+    """The JSON that the command prints; it must end with this status."""
     done = lab.cli(*arguments, "--json", cluster=cluster, PRODUCER_URL=url)
     assert done.returncode == status, (done.stdout, done.stderr)
     return json.loads(done.stdout.splitlines()[-1] if arguments[0] == "run" else done.stdout)
@@ -50,13 +52,13 @@ def told(lab: Lab, *arguments: str, cluster: Cluster | None = None, status: int 
 
 def many(lab: Lab, count: int, *arguments: str, cluster: Cluster | None = None, status: int = 0) -> dict[str, Any]:
     """The summary of calls over fresh connections."""
-    done = told(lab, "run", "--rate", "50", "--count", str(count), *arguments, cluster=cluster, status=status)
+    done = json_of(lab, "run", "--rate", "50", "--count", str(count), *arguments, cluster=cluster, status=status)
     summary: dict[str, Any] = done["summary"]
     return summary
 
 
 def everywhere(lab: Lab, call: Callable[[Cluster], T]) -> list[T]:
-    """The same in every cluster at once."""
+    """The results in every cluster, concurrently."""
     with ThreadPoolExecutor(len(lab.clusters)) as threads:
         return list(threads.map(call, lab.clusters))
 
@@ -64,14 +66,14 @@ def everywhere(lab: Lab, call: Callable[[Cluster], T]) -> list[T]:
 # Before the export
 
 
-def test_before_the_export_the_diagnosis_is_export_namespace_wait(lab: Lab) -> None:
+def test_before_the_export_the_causes_are_export_namespace_wait(lab: Lab) -> None:
     counted = lab.hops_counted(outcome="dns_nxdomain", peer_cluster="unknown")
     with lab.zone(NO_LOCAL_SERVICE):
         time.sleep(GOOD_SECONDS)
         hop = lab.call(FRESH)
     assert (hop["outcome"], hop["statusCode"], hop["crossing"]["cluster"]) == ("dns_nxdomain", 502, None)
     causes = [cause["cause"] for cause in hop["diagnosis"]["causes"]]
-    assert "There is no ServiceExport" in causes[0]
+    assert "no ServiceExport" in causes[0]
     assert "The namespace istio-apps does not exist in the caller's cluster" in causes[1]
     assert "younger than five minutes" in causes[2]
     assert "wait" in hop["diagnosis"]["causes"][2]["fix"]
@@ -86,17 +88,17 @@ def test_before_the_export_the_command_line_fails_unless_that_is_expected(lab: L
 
 def test_7_a_service_that_is_not_exported_answers_in_no_cluster(lab: Lab) -> None:
     for summary in everywhere(lab, lambda cluster: many(lab, 20, "--max-failures", "0", cluster=cluster, status=1)):
-        assert (summary["outcomes"], summary["spread"]["clusters"]) == ({"dns_nxdomain": 20}, {})
+        assert (summary["outcomes"], summary["distribution"]["clusters"]) == ({"dns_nxdomain": 20}, {})
 
 
-# The export, and then its endpoints
+# The export, then its endpoints
 
 
 def test_an_export_without_a_ready_pod_resolves_and_refuses(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster), lab.scaled(lab.producer_cluster, 0):
         hop = lab.call(FRESH)
         assert (hop["outcome"], hop["addresses"]) == ("refused", [CLUSTER_SET_IP])
-        assert hop["phases"]["connectMillis"] < 500
+        assert hop["phases"]["connectMillis"] < 1000, "it does not wait for the timeout"
         assert "no ready pod" in hop["diagnosis"]["causes"][0]["cause"]
         assert lab.cli("check").returncode == 1
         assert lab.cli("check", "--expect-outcome", "refused").returncode == 0
@@ -104,20 +106,20 @@ def test_an_export_without_a_ready_pod_resolves_and_refuses(lab: Lab) -> None:
 
 def test_1_and_8_an_exported_service_has_one_address_and_answers_in_every_cluster(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster):
-        hops = everywhere(lab, lambda cluster: told(lab, "call", "--expect-cluster", PRODUCER, cluster=cluster))
+        hops = everywhere(lab, lambda cluster: json_of(lab, "call", "--expect-cluster", PRODUCER, cluster=cluster))
     assert [(hop["outcome"], hop["addresses"]) for hop in hops] == [("ok", [CLUSTER_SET_IP])] * 3
     assert [hop["crossing"]["cluster"] for hop in hops] == [True, False, True]
 
 
 def test_3_a_cluster_local_name_is_the_service_of_its_own_cluster(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster):
-        hops = everywhere(lab, lambda cluster: told(lab, "call", "--target", CLUSTER_URL, cluster=cluster))
+        hops = everywhere(lab, lambda cluster: json_of(lab, "call", "--target", CLUSTER_URL, cluster=cluster))
     for cluster, hop in zip(lab.clusters, hops, strict=True):
         assert hop["producerMetadata"]["clusterName"] == cluster.name
         assert (hop["addresses"], hop["crossing"]["cluster"]) == ([cluster.cluster_ip], False)
 
 
-def test_with_endpoints_the_call_crosses_clusters_and_says_so_everywhere(lab: Lab) -> None:
+def test_with_endpoints_the_call_crosses_clusters_in_api_metrics_and_cli(lab: Lab) -> None:
     labels = {"target": CLUSTER_SET_URL, "outcome": "ok", "peer_cluster": PRODUCER, "crossing": "region"}
     counted = lab.hops_counted(**labels)
     with lab.exported(lab.producer_cluster):
@@ -133,11 +135,11 @@ def test_with_endpoints_the_call_crosses_clusters_and_says_so_everywhere(lab: La
     assert lab.hops_counted(**labels) == counted + 1
 
 
-def test_9_of_a_service_that_two_clusters_have_only_the_exporter_answers(lab: Lab) -> None:
+def test_9_only_the_exporter_answers_for_a_service_that_two_clusters_have(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster):
         summaries = everywhere(lab, lambda cluster: many(lab, 10, "--expect-cluster", PRODUCER, cluster=cluster))
     for summary in summaries:
-        assert (summary["spread"]["clusters"], summary["failures"]) == ({PRODUCER: 10}, 0)
+        assert (summary["distribution"]["clusters"], summary["failures"]) == ({PRODUCER: 10}, 0)
 
 
 # A second exporter
@@ -148,24 +150,24 @@ def test_two_exporters_share_the_calls(lab: Lab) -> None:
         assert lab.cli("check").returncode == 0
         pods = {**dict.fromkeys(PRODUCER_PODS, 10), THIRD_PODS[0]: 10}
         summary = lab.running(50, 30).result()
-        assert summary["spread"]["clusters"] == {PRODUCER: 20, THIRD: 10}
-        assert summary["spread"]["pods"] == {pod_name(pod): calls for pod, calls in pods.items()}
-        assert summary["evenness"]["verdict"] == "even"
+        assert summary["distribution"]["clusters"] == {PRODUCER: 20, THIRD: 10}
+        assert summary["distribution"]["pods"] == {pod_name(pod): calls for pod, calls in pods.items()}
+        assert summary["balance"]["verdict"] == "even"
         many(lab, 12, "--max-failures", "0", "--expect-cluster", f"{PRODUCER},{THIRD}")
 
 
 def test_while_one_exporter_is_scaled_to_zero_the_other_answers_and_no_call_is_lost(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster, lab.third_cluster):
-        under_way = lab.running(20, 80)
+        running = lab.running(20, 80)
         time.sleep(1)
         with lab.scaled(lab.producer_cluster, 0):
-            assert many(lab, 12)["spread"]["clusters"] == {THIRD: 12}
-            summary = under_way.result()
-    assert (summary["outcomes"], summary["gaps"]) == ({"ok": 80}, [])
-    assert set(summary["spread"]["clusters"]) == {PRODUCER, THIRD}
+            assert many(lab, 12)["distribution"]["clusters"] == {THIRD: 12}
+            summary = running.result()
+    assert (summary["outcomes"], summary["outages"]) == ({"ok": 80}, [])
+    assert set(summary["distribution"]["clusters"]) == {PRODUCER, THIRD}
 
 
-def test_12_the_name_lasts_as_long_as_one_export(lab: Lab) -> None:
+def test_12_the_name_exists_as_long_as_one_export(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster, lab.third_cluster):
         assert {cluster_of(lab) for _ in range(3)} == {PRODUCER, THIRD}
         lab.unexport(lab.producer_cluster)
@@ -184,22 +186,26 @@ def cluster_of(lab: Lab) -> str:
 # The end of the export
 
 
-def test_22_a_run_shows_when_the_name_disappeared_and_when_it_came_back(lab: Lab) -> None:
+def test_22_the_outage_of_a_run_is_the_time_without_the_name(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster):
-        under_way = lab.running(20, 100)
-        time.sleep(1.5)
+        started = time.monotonic()
+        running = lab.running(20, 160)
+        time.sleep(2)
+        unexporting = time.monotonic()
         lab.unexport(lab.producer_cluster)
-        gone = time.monotonic()
-        time.sleep(1.5)
+        unexported = time.monotonic()
+        time.sleep(2)
+        exporting = time.monotonic()
         lab.export(lab.producer_cluster)
-        back = time.monotonic()
-        summary = under_way.result()
+        exported = time.monotonic()
+        summary = running.result()
     assert set(summary["outcomes"]) - {"refused"} == {"ok", "dns_nxdomain"}  # refused: resolved before, connected after
-    gap = max(summary["gaps"], key=lambda gap: gap["millis"])
-    assert gap["outcomes"]["dns_nxdomain"] >= gap["callsLost"] - 2
-    assert gap["before"]["cluster"] == gap["after"]["cluster"] == PRODUCER
-    assert gap["millis"] / 1000 == pytest.approx(back - gone, abs=1)
-    assert gap["atSeconds"] == pytest.approx(1.5, abs=1)
+    outage = max(summary["outages"], key=lambda outage: outage["millis"])
+    assert outage["outcomes"]["dns_nxdomain"] >= outage["callsLost"] - 2
+    assert outage["before"]["cluster"] == outage["after"]["cluster"] == PRODUCER
+    doubt = 0.3 + summary["schedulingDelay"]["maxMillis"] / 1000  # six intervals between calls
+    assert exporting - unexported - doubt < outage["millis"] / 1000 < exported - unexporting + doubt
+    assert 0 < outage["atSeconds"] < unexported - started + doubt
 
 
 # Other kinds of Service
@@ -208,10 +214,10 @@ def test_22_a_run_shows_when_the_name_disappeared_and_when_it_came_back(lab: Lab
 def test_4_and_5_the_names_of_a_headless_service_are_its_pods(lab: Lab) -> None:
     pods = {PRODUCER_PODS[0]: PRODUCER, PRODUCER_PODS[1]: PRODUCER, THIRD_PODS[0]: THIRD}
     with lab.exported(lab.producer_cluster, lab.third_cluster):
-        hop = told(lab, "call", url=f"http://{HEADLESS_NAME}:8080")
+        hop = json_of(lab, "call", url=f"http://{HEADLESS_NAME}:8080")
         assert sorted(hop["addresses"]) == sorted(pods)
         for pod, cluster in pods.items():
-            hop = told(lab, "call", url=f"http://{pod_name(pod)}.{cluster}.{HEADLESS_NAME}:8080")
+            hop = json_of(lab, "call", url=f"http://{pod_name(pod)}.{cluster}.{HEADLESS_NAME}:8080")
             assert hop["addresses"] == [pod]
             assert named(hop["producerMetadata"]) == (pod_name(pod), cluster)
 
@@ -220,14 +226,14 @@ def named(metadata: Mapping[str, Any]) -> tuple[str, str]:
     return metadata["podName"], metadata["clusterName"]
 
 
-def test_15_with_session_affinity_every_connection_of_a_client_goes_to_one_pod(lab: Lab) -> None:
+def test_15_with_session_affinity_all_connections_of_a_client_reach_one_pod(lab: Lab) -> None:
     with lab.exported(lab.producer_cluster, lab.third_cluster):
         for affinity, pods in ((True, 1), (False, 3)):
             with lab.endpoints(*PRODUCER_PODS, THIRD_PODS[0], affinity=affinity):
                 summary = many(lab, 12)
-                assert (summary["outcomes"], len(summary["spread"]["pods"])) == ({"ok": 12}, pods)
+                assert (summary["outcomes"], len(summary["distribution"]["pods"])) == ({"ok": 12}, pods)
 
 
-def test_the_local_service_was_there_all_the_time(lab: Lab) -> None:
-    spread = Counter(lab.call({**FRESH, "target": CLUSTER_URL})["producerMetadata"]["ipAddress"] for _ in range(3))
-    assert spread == {LOCAL_PRODUCER_POD: 3}
+def test_the_local_service_answers_throughout(lab: Lab) -> None:
+    answers = Counter(lab.call({**FRESH, "target": CLUSTER_URL})["producerMetadata"]["ipAddress"] for _ in range(3))
+    assert answers == {LOCAL_PRODUCER_POD: 3}

@@ -1,4 +1,4 @@
-"""Ways to break the world, and pods that misbehave: what the rows of the failure matrix are made with."""
+"""Faults of the clusters and of pods: the building blocks of the failure matrix."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ World = Callable[[Lab], AbstractContextManager[Any]]
 
 NEW_POD = "10.8.2.13"
 AUTHORITY = trustme.CA()
-"""The one that the caller trusts."""
+"""The certificate authority that the caller trusts."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def named(changes: dict[str, Any], options: str = NDOTS_5) -> World:
 
 
 def behind(serve: Callable[[socket.socket], None]) -> World:
-    """A pod that does this with each connection is the only endpoint."""
+    """The only endpoint is a pod that handles each connection with `serve`."""
     return lambda lab: all_of(lab.producer_cluster.listening(NEW_POD, serve), lab.endpoints(NEW_POD))
 
 
@@ -54,6 +54,13 @@ def request_of(connection: socket.socket) -> None:
     length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
     while length and len(body) < int(length[1]) and (more := connection.recv(65536)):
         body += more
+
+
+def silent(connection: socket.socket) -> None:
+    """Read until the client closes the connection."""
+    connection.settimeout(10)
+    while connection.recv(65536):
+        pass
 
 
 def reset(connection: socket.socket) -> None:
@@ -79,7 +86,7 @@ def one_envoy(status: str, body: str) -> World:
 
 @contextmanager
 def hanging(lab: Lab) -> Iterator[None]:
-    """A real producer that is stopped in its tracks."""
+    """The only endpoint is a producer that is stopped (SIGSTOP)."""
     process = lab.producers[PRODUCER_PODS[0]].process
     with lab.endpoints(PRODUCER_PODS[0]):
         process.send_signal(signal.SIGSTOP)
@@ -91,7 +98,7 @@ def hanging(lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def killed(lab: Lab) -> Iterator[None]:
-    """A real producer that was killed, and is an endpoint still: the address answers, the port is closed."""
+    """The only endpoint is a producer that was killed: its address exists, its port is closed."""
     with lab.producer(NEW_POD) as producer, lab.endpoints(NEW_POD):
         producer.stop(signal.SIGKILL)
         yield
@@ -108,7 +115,7 @@ def without_a_route(lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def tls(lab: Lab, *names: str, authority: trustme.CA) -> Iterator[None]:
-    """A pod with a certificate for these names."""
+    """The only endpoint is a pod with a certificate for these names."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*names).configure_cert(context)
 
@@ -123,7 +130,7 @@ def tls(lab: Lab, *names: str, authority: trustme.CA) -> Iterator[None]:
 
 @contextmanager
 def nginx(lab: Lab, server: str, pod: str = NEW_POD) -> Iterator[None]:
-    """nginx in a pod of the producer's cluster, which is the only endpoint."""
+    """nginx in a pod; in the producer's cluster it is the only endpoint."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
     cluster = lab.cluster_of(pod)
@@ -146,7 +153,7 @@ def nginx(lab: Lab, server: str, pod: str = NEW_POD) -> Iterator[None]:
 
 
 def wait_for_port(lab: Lab, pod: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
             lab.cluster_of(pod).inside(socket.create_connection, (pod, 8080), 1).close()

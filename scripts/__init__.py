@@ -1,0 +1,1 @@
+"""Tools that make targets and workflows run."""
