@@ -41,7 +41,7 @@ test: setup  ## Run all tests (WORKERS=1: one after the other)
 	$(BIN)/python -m pytest tests/test_containers.py  # separately: new networks make Chromium cancel its requests
 
 test-quick: setup  ## Run the tests that need no browser, no root and no containers
-	$(PYTEST) -m "not root" --ignore tests/test_containers.py --ignore-glob "tests/test_page*" --ignore tests/two_clusters
+	$(PYTEST) -m "not root" --ignore tests/test_containers.py --ignore tests/page --ignore tests/lab
 
 coverage: setup  ## Run the tests under coverage; fails below the minimum in pyproject.toml
 	$(BIN)/coverage erase
@@ -84,7 +84,7 @@ images:  ## Build both images (ENGINE=podman, REPOSITORY=…, TAG=…, SOURCE=UR
 	$(ENGINE) build $(IMAGE_OPTIONS) -f Dockerfile.producer -t $(REPOSITORY)/sample-producer:$(TAG) .
 
 manifests: setup  ## Build and validate every overlay and component, then print those of the two clusters
-	@$(BIN)/python -m pytest -q tests/test_manifests.py tests/test_manifest_components.py >&2
+	@$(BIN)/python -m pytest -q tests/k8s >&2
 	@for cluster in caller-cluster producer-cluster; do echo "# $$cluster"; kubectl kustomize k8s/overlays/$$cluster; done
 
 locks: setup  ## Compile the hashed locks from pyproject.toml; pins that fit are kept (ARGS=--upgrade: newest versions)

@@ -16,5 +16,5 @@ lists them). Ctrl-C removes the clusters. Meanwhile, from another shell:
     ip netns exec caller-cluster .venv/bin/sample-caller call
     ip netns exec producer-cluster iptables -A FIREWALL -p tcp -j DROP
 
-The tests that need it are in `tests/two_clusters/`.
+The tests that need it are in `tests/lab/`.
 """

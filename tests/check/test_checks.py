@@ -120,7 +120,7 @@ def stopped_at(failed: str) -> dict[str, str]:
 NO_NAME = {"dns": "skip"}
 """The verdict for an address."""
 NO_TOKEN = {"kubernetes": "skip"}
-"""`tests/test_kubernetes.py` has the verdicts with a token."""
+"""`tests/check/test_kubernetes.py` has the verdicts with a token."""
 ALL_WELL = dict.fromkeys(STEPS, "pass") | {"tls": "skip"}
 
 

@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from lab.lab import CLUSTER_SET_NAME, NDOTS_5, PRODUCER_PODS, Lab
+from tests.explain.test_proxies import NGINX, SIDECAR_HEADERS
 from tests.support.servers import http_reply
-from tests.test_proxies import NGINX, SIDECAR_HEADERS
 
 World = Callable[[Lab], AbstractContextManager[Any]]
 

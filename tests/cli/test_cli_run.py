@@ -20,8 +20,8 @@ from typer.testing import CliRunner, Result
 from caller.cli.app import app
 from caller.run.model import Done, Event, Started, Summary, Tick
 from lab.processes import CENTRAL, PRODUCER, ROOT, WEST, free_port, running
+from tests.cli.test_cli import cli
 from tests.support.terminals import run_on_a_terminal
-from tests.test_cli import cli
 
 EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 

@@ -1,4 +1,4 @@
-"""Every outcome of a call, over real sockets. The DNS outcomes are in two_clusters, with a real DNS server."""
+"""Every outcome of a call, over real sockets. The DNS outcomes are in tests/lab, with a real DNS server."""
 
 import asyncio
 import errno

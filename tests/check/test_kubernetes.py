@@ -25,6 +25,7 @@ from caller.target import Target, parse_target
 from common.messages import ClusterMetadata
 from lab.lab import CLUSTER_SET_IP, CLUSTER_SET_NAME, CLUSTER_SET_URL, CLUSTER_URL, Lab
 from lab.processes import ROOT
+from tests.explain.test_diagnosis import hop_of
 from tests.support.kubernetes_api import (
     GKE,
     KEP,
@@ -41,7 +42,6 @@ from tests.support.kubernetes_api import (
     settings_for,
 )
 from tests.support.servers import Handler, http_reply, listening, read_request, swallowing
-from tests.test_diagnosis import hop_of
 
 EXPORTED = parse_target("http://sample-producer.istio-apps.svc.clusterset.local:8080")
 LOCAL_NAME = parse_target("http://sample-producer.istio-apps.svc.cluster.local:8080")

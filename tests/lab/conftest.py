@@ -4,7 +4,7 @@ import pytest
 
 from lab.lab import Lab
 from lab.processes import Service
-from tests.two_clusters.matrix import Matrix, lines_of, table
+from tests.lab.matrix import Matrix, lines_of, table
 
 
 @pytest.fixture

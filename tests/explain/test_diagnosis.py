@@ -480,7 +480,7 @@ async def diagnosis_of(url: str, message: Message = MESSAGE, **settings: Any) ->
         return (await Explainer(client).explain(hop, message, target)).diagnosis
 
 
-# TLS, with real handshakes: the symptoms are words of OpenSSL (two_clusters/test_failures.py has more)
+# TLS, with real handshakes: the symptoms are words of OpenSSL (tests/lab/test_failures.py has more)
 
 
 @pytest.fixture(scope="module")

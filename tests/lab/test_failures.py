@@ -1,8 +1,8 @@
 """The failure matrix: every failure between clusters that an application can observe, made with real clusters.
 
 A row has the fault, the expected outcome, a phrase of the first cause, and the duration of the call. The known causes
-have the numbers of `tests/test_diagnosis.py`. Causes that a pod cannot distinguish share a row, and some (25, 26, 29,
-30) show in tools or in the browser only.
+have the numbers of `tests/explain/test_diagnosis.py`. Causes that a pod cannot distinguish share a row; some (25, 26,
+29, 30) show in tools or in the browser only.
 """
 
 import time
@@ -29,9 +29,9 @@ from lab.lab import (
     Lab,
 )
 from lab.processes import Service
-from tests.test_proxies import CONNECT_ERROR
-from tests.two_clusters.matrix import WIDTHS, Line, Matrix, table
-from tests.two_clusters.worlds import (
+from tests.explain.test_proxies import CONNECT_ERROR
+from tests.lab.matrix import WIDTHS, Line, Matrix, table
+from tests.lab.worlds import (
     AUTHORITY,
     NEW_POD,
     World,
