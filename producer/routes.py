@@ -24,7 +24,7 @@ router = APIRouter(tags=["messages"])
     summary="Echo the message after `delay` ms, with status `responseCode`",
 )
 async def receive_message(message: Message, request: Request) -> Response:
-    # Not by `Depends`: resolving two dependencies adds a sixth to the instructions of a call.
+    # Not through `Depends`, which costs 7 % of a call for each dependency (ADR 8).
     service: Service = request.state.service
     faults: Faults = request.state.faults
     check_limits(message, service.settings)

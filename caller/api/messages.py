@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from caller.api.state import Explains
 from caller.api.targets import allowed_target
 from caller.explain.explain import Explained, Explainer
 from caller.hop.model import ConnectionMode
@@ -54,11 +53,11 @@ EXPLAINED_CONTENT = {"application/json": {"schema": {"$ref": SCHEMAS + "Explaine
 async def call_producer(
     message: CallerMessage,
     request: Request,
-    explainer: Explains,
     pass_through: Annotated[
         bool, Query(alias="passThrough", description="answer with the status of the call instead of 200")
     ] = False,
 ) -> Response:
+    explainer: Explainer = request.state.explainer  # not through `Depends` (ADR 8)
     settings = explainer.client.settings
     check_limits(message, settings)
     target = allowed_target(message.target, settings)

@@ -1,11 +1,11 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
-from caller.api.state import Explains
 from caller.explain.dns import DnsReport
+from caller.explain.explain import Explainer
 from caller.settings import Settings
 from caller.target import NameKind, Target
 from common.messages import ClusterMetadata, Wire
@@ -34,9 +34,15 @@ class Targets(Wire):
     run_max_seconds: float
 
 
+async def explainer_of(request: Request) -> Explainer:
+    explainer: Explainer = request.state.explainer
+    return explainer
+
+
 @router.get("/caller/targets", summary="The targets that may be called, each with its DNS report")
 async def targets(
-    explainer: Explains, dns: Annotated[bool, Query(description="false: immediately, without the DNS reports")] = True
+    explainer: Annotated[Explainer, Depends(explainer_of)],
+    dns: Annotated[bool, Query(description="false: immediately, without the DNS reports")] = True,
 ) -> Targets:
     settings, identity = explainer.client.settings, explainer.client.identity
 

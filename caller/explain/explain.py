@@ -60,7 +60,7 @@ class Explainer:
             last_seen=self.client.last_seen.get(target),
             timeouts=(settings.connect_timeout_seconds, timeout_seconds or settings.call_timeout_seconds),
         )
-        return Explained.model_construct(
+        return Explained(
             **dict(hop),
             clock_skew=clock_skew_of(hop),
             header_diff=header_diff(hop.sent_headers, hop.producer_headers, hop.returned_headers),
