@@ -89,7 +89,7 @@ def test_a_producer_that_goes_and_comes_back_during_a_run_is_seen_as_a_gap(brows
         expect(page.locator("#verdict")).to_have_attribute("data-tone", "failed")
         with running(PRODUCER, PORT=port, POD_NAME="pod-2", **CENTRAL):
             gaps = page.locator("[data-part=gaps] li")
-            expect(gaps).to_have_count(1, timeout=30_000)
+            expect(gaps).to_have_count(1, timeout=90_000)
             expect(page.locator("[data-part=spread]")).to_contain_text("pod-2")
             page.click("#stop")
             expect(page.locator("#start")).to_be_enabled()
@@ -318,7 +318,7 @@ def test_a_run_at_full_rate_leaves_the_page_responsive_and_its_memory_flat(page:
     start_run(page, rate="200", durationSeconds="6")
     unfold(page)
     before = used()
-    expect(page.locator("#start")).to_be_enabled(timeout=30_000)
+    expect(page.locator("#start")).to_be_enabled(timeout=90_000)
     assert page.evaluate("longest") < 1000
     assert used() - before < 2_000_000
 

@@ -123,7 +123,7 @@ def run(page: Page, **fields: str) -> str:
     show(page, "Run")
     fill(page, fields)
     page.click("#start")
-    expect(page.locator("#start")).to_be_enabled(timeout=30_000)
+    expect(page.locator("#start")).to_be_enabled(timeout=90_000)
     return page.inner_text("#run-sentence")
 
 
