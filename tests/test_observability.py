@@ -78,8 +78,10 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         prometheus = stack.enter_context(prometheus_of(targets, tmp_path_factory.mktemp("prometheus")))
         scraped = Scraped(caller, producer, prometheus)
         call_all(caller, (first, second, closed))
+        # A rate is the increase between two samples: the first must be there before the second calls.
         wait_for(scraped, 'count(caller_hop_duration_seconds_count{outcome="ok"}) >= 2')
-        # A rate needs two samples, and counts the increase between them.
+        wait_for(scraped, 'sum(caller_hop_duration_seconds_count{outcome="refused"}) >= 2')
+        wait_for(scraped, "sum(http_server_requests_refused_total{}) >= 1")
         call_all(caller, (first, second, closed))
         wait_for(scraped, 'sum(rate(caller_hop_duration_seconds_count{outcome="refused"}[1m])) > 0')
         wait_for(scraped, "sum(rate(http_server_requests_refused_total{}[1m])) > 0")
@@ -109,7 +111,7 @@ def call_all(caller: Service, targets: tuple[str, str, str]) -> None:
 
 
 def wait_for(scraped: Scraped, expr: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not scraped.query(expr):
         assert time.monotonic() < deadline, expr
         time.sleep(0.1)

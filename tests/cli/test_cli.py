@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from socket import create_server, socket
+from socket import SHUT_WR, create_server, socket
 from typing import Any
 
 import pytest
@@ -117,7 +117,12 @@ def accepting_and_closing() -> Iterator[str]:
         def serve() -> None:
             with suppress(OSError):
                 while True:
-                    server.accept()[0].close()
+                    connection, _ = server.accept()
+                    with connection:
+                        # The request is read: closing with unread data sends RST instead of FIN.
+                        connection.shutdown(SHUT_WR)
+                        while connection.recv(65_536):
+                            pass
 
         thread = threading.Thread(target=serve)
         thread.start()
