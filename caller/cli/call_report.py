@@ -100,7 +100,7 @@ def waterfall(hop: Hop) -> Table:
     total = hop.round_trip_time_millis
     for label, start, millis in spans(hop.phases):
         if millis is None:
-            table.add_row(f"  {label}", "–", Text(why_absent(hop, label), style="dim"))
+            table.add_row(f"  {label}", "–", Text(why_absent(hop, label.strip()), style="dim"))
         else:
             table.add_row(f"  {label}", f"{millis:.3f}", bar(start, millis, total))
     table.add_row("  round trip", f"{total:.3f}", "")
@@ -109,12 +109,14 @@ def waterfall(hop: Hop) -> Table:
 
 def why_absent(hop: Hop, phase: str) -> str:
     """Why a call did not have a phase."""
+    if phase not in PHASES:  # a part of the wait
+        return "not reported"
+    if phase == "tls" and hop.target.startswith("http:"):
+        return "plain HTTP"
     if phase in ("dns", "connect", "tls") and hop.connection.reused:
         return "reused connection"
     if phase == "dns" and hop.phases.connect_millis is not None:
         return "IP address"
-    if phase == "tls" and hop.target.startswith("http:"):
-        return "plain HTTP"
     return "not reached"
 
 

@@ -108,7 +108,7 @@ UNREADABLE: tuple[tuple[int, dict[str, str], bytes, str], ...] = (
         b'{"payload": "a"}',
         "expected content-type application/json, got text/plain",
     ),
-    (415, {}, b'{"payload": "a"}', "expected content-type application/json"),
+    (415, {}, b'{"payload": "a"}', "expected content-type application/json, got none"),
     (422, JSON, b'{"payload": "\xff"}', "not JSON in UTF-8"),
     (422, JSON, b"[" * 100_000, "not JSON in UTF-8"),
     (413, JSON, b" " * 409_601, "the body has 409601 bytes; the limit is 409600"),
