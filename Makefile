@@ -20,9 +20,10 @@ help:  ## List the targets
 
 setup: $(VENV)/installed  ## Create .venv from the hashed lock (PYTHON=python3.13 chooses the interpreter, VENV=… the folder)
 
-$(VENV)/installed: requirements-dev.lock pyproject.toml
+$(VENV)/installed: requirements-dev.lock bench/requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock \
+	  -r bench/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -49,7 +50,7 @@ coverage: setup  ## Run the tests under coverage; fails below the minimum in pyp
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: setup  ## Measure speed against other programs and the targets (needs wrk and nginx)
+bench: setup  ## Measure speed against other programs and the targets (needs wrk; as root also tcpdump, tshark and curl)
 	@$(BIN)/python -m bench
 
 lint: setup node_modules  ## Check style, types, scripts and workflows

@@ -1,7 +1,8 @@
 """All measurements in one run: `make bench` or `python -m bench`; status 1 if a target is not met by more than 10 %.
 
-`BENCH_PEERS="whereami=http://127.0.0.1:8090/,…"` adds running programs, as names and URLs. A URL that ends with
-`/messages` gets a POST of the message, any other a GET.
+Everything shares two cores. The environment names other programs: paths in `FAKE_SERVICE`, `FORTIO` and `PODINFO`, and
+running ones in `BENCH_PEERS="whereami=http://127.0.0.1:8090/,…"`, as names and URLs. A URL that ends with `/messages`
+gets a POST of the message, any other a GET.
 """
 
 import argparse
@@ -11,21 +12,21 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
 
-from bench import compare, growth, hop_cpu, run_schedule, start_up
-from bench.compare import Comparison, Rounds, p50_millis, rate, ratios
-from bench.programs import CALLER, ECHO, MESSAGE, PRODUCER, STOCK, Program, all_programs, python
-from bench.targets import TOLERANCE, Target, table
-from bench.wrk import load
+from bench import accuracy, compare, failures, fortio, growth, hop_cpu, image_size, run_limit, run_schedule, start_up
+from bench.programs import CALLER, MESSAGE, PRODUCER, Program, all_programs, python, share_two_cores
+from bench.rows import CONCURRENCY, Measured, Memory, targets
+from bench.targets import TOLERANCE, table
+from bench.wrk import Load, load
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-CONCURRENCY = 64
-"""Concurrent calls of the targets for throughput and memory."""
 
 BEGIN, END = "<!-- written by python -m bench --write -->", "<!-- end -->"
 
@@ -43,13 +44,21 @@ class Scale(NamedTuple):
     starts: int
     hop_rounds: int
     hop_calls: int
+    fair_rounds: int
+    fair_seconds: int
+    run_rounds: int
     run_seconds: int
+    run_limit: run_limit.Extent
+    accuracy_calls: int
+    places: tuple[Callable[[], AbstractContextManager[accuracy.Place]], ...]
+    """Where accuracy is measured."""
+    failure_rounds: int
     rates: tuple[int, ...]
     sizes: tuple[int, ...]
 
 
 FULL = Scale(
-    rounds={1: 4, 16: 2, 64: 4, 256: 2},
+    rounds={1: 4, 16: 4, 64: 2, 256: 2},
     seconds=1,
     first_calls=2_000,
     calls=200_000,
@@ -57,7 +66,14 @@ FULL = Scale(
     starts=5,
     hop_rounds=hop_cpu.ROUNDS,
     hop_calls=hop_cpu.CALLS,
+    fair_rounds=3,
+    fair_seconds=5,
+    run_rounds=3,
     run_seconds=run_schedule.SECONDS,
+    run_limit=run_limit.FULL,
+    accuracy_calls=100,
+    places=(accuracy.loopback, accuracy.loopback_with_tls, accuracy.link),
+    failure_rounds=failures.ROUNDS,
     rates=(100, 500, 1000, 1500),
     sizes=(1, 64, 1024, 8192, 65_536),
 )
@@ -65,7 +81,7 @@ UNLIMITED_SECONDS = 3600.0
 """`memory_seconds` when the results are written."""
 
 TINY = Scale(
-    rounds={1: 1, 64: 1},
+    rounds={1: 1, 16: 1},
     seconds=1,
     first_calls=50,
     calls=100,
@@ -73,51 +89,76 @@ TINY = Scale(
     starts=1,
     hop_rounds=1,
     hop_calls=64,
+    fair_rounds=1,
+    fair_seconds=1,
+    run_rounds=1,
     run_seconds=1,
+    run_limit=run_limit.Extent(seconds=1, halvings=0, rounds=1),
+    accuracy_calls=5,
+    places=(accuracy.loopback,),
+    failure_rounds=1,
     rates=(50,),
     sizes=(1, 65_536),
 )
 """For the test of the benchmark."""
 
 
-class Memory(NamedTuple):
-    """Memory of a caller in MiB: after its first calls, and after all of them."""
-
-    first: float
-    last: float
-    calls: int
-
-
-class Measured(NamedTuple):
-    """All results of one run of the benchmark."""
-
-    comparison: Comparison
-    hop: hop_cpu.HopCpu
-    reuse: run_schedule.Schedule
-    fresh: run_schedule.Schedule
-    start_up: start_up.StartUp
-    memory: Memory
-    growth: growth.Growth
-
-
 def measure(scale: Scale, peers: list[Program]) -> Measured:
+    fortio_path = os.environ.get("FORTIO")
     say("start-up")
     started = start_up.measure(scale.starts)
+    image_megabytes = image_size.measure()
+    say("accuracy")
+    accuracies = accuracy_of(scale)
+    say("failures")
+    failed = failures.measure(scale.failure_rounds) if failures.is_possible() else None
     with all_programs(peers) as programs:
         producer, caller = programs[PRODUCER], programs[CALLER]
         say("comparison of the programs")
         comparison = compare.compare(programs.values(), scale.rounds, scale.seconds)
+        fair = fair_loads(fortio_path, caller, scale) if fortio_path else []
         say("one hop")
         hop = uvloop.run(hop_cpu.measure(producer.base, scale.hop_rounds, scale.hop_calls))
         say("runs")
-        reuse = run_schedule.measure(producer.base, "--reuse", seconds=scale.run_seconds)
-        fresh = run_schedule.measure(producer.base, "--fresh", seconds=scale.run_seconds)
+        runs = [
+            run_schedule.measure(producer.base, connection, seconds=scale.run_seconds)
+            for _ in range(scale.run_rounds)
+            for connection in ("--reuse", "--fresh")
+        ]
+        limit = run_limit.measure(fortio_path, producer.base, scale.run_limit) if fortio_path else None
         say("memory")
         with python(CALLER, "/caller/messages", ["caller", "serve"], PRODUCER_URL=producer.base) as another:
             memory = memory_of(another, scale)
         say("payloads and rates")
         grown = growth.measure([producer, caller], producer.base, scale.sizes, scale.rates, scale.seconds)
-    return Measured(comparison, hop, reuse, fresh, started, memory, grown)
+    return Measured(
+        comparison=comparison,
+        hop=hop,
+        fair=fair,
+        reuse=runs[::2],
+        fresh=runs[1::2],
+        run_limit=limit,
+        accuracy=accuracies,
+        failures=failed,
+        start_up=started,
+        memory=memory,
+        image_megabytes=image_megabytes,
+        growth=grown,
+    )
+
+
+def accuracy_of(scale: Scale) -> list[accuracy.Measured]:
+    """Of idle callers; empty where it cannot be measured."""
+    measured: list[accuracy.Measured] = []
+    for opened in () if accuracy.lacking() else scale.places:
+        with opened() as place:
+            idle = [one for one in accuracy.LOADS if one.rate == 0]
+            measured += [accuracy.measure(place, one, scale.accuracy_calls) for one in idle]
+    return measured
+
+
+def fair_loads(path: str, caller: Program, scale: Scale) -> list[Load]:
+    return [fortio.load(path, caller.url, MESSAGE, CONCURRENCY, scale.fair_seconds) for _ in range(scale.fair_rounds)]
 
 
 def say(what: str) -> None:
@@ -139,83 +180,12 @@ def memory_of(caller: Program, scale: Scale) -> Memory:
     return Memory(first, caller.memory(), calls)
 
 
-def targets(found: Measured) -> list[Target]:
-    """The targets of the project. A ratio is that of two programs in the same round; the median counts."""
-
-    def at(name: str, concurrency: int) -> Rounds:
-        return found.comparison[name, concurrency]
-
-    caller, stock, producer, echo = (at(name, CONCURRENCY) for name in (CALLER, STOCK, PRODUCER, ECHO))
-    through, direct = at(CALLER, 1), at(PRODUCER, 1)
-    return [
-        Target(
-            f"calls/s of `POST /caller/messages`, {CONCURRENCY} concurrent",
-            "the same app on httpx's stock transport",
-            "≥",
-            6,
-            ratios(caller, stock, rate),
-            f"{caller.median(rate):,.0f} against {stock.median(rate):,.0f}",
-        ),
-        Target(
-            "client CPU of one hop, everything measured",
-            "bare aiohttp `session.post`",
-            "≤",
-            2,
-            found.hop.ratios,
-            str(found.hop),
-        ),
-        Target(
-            "added latency, one call at a time (p50, caller − direct)",
-            "a direct call to the producer",
-            "≤",
-            2.5,
-            [ratio - 1 for ratio in ratios(through, direct, p50_millis)],
-            f"p50 {through.median(p50_millis):.2f} ms, direct {direct.median(p50_millis):.2f} ms",
-        ),
-        Target(
-            f"producer calls/s, {CONCURRENCY} concurrent",
-            "the smallest FastAPI echo with the same model; both log a line per call",
-            "≥",
-            0.8,
-            ratios(producer, echo, rate),
-            f"{producer.median(rate):,.0f} against {echo.median(rate):,.0f}",
-        ),
-        Target(
-            f"calls sent of a run at {run_schedule.RATE:,}/s",
-            "those due",
-            "≥",
-            99,
-            [100 * found.reuse.share],
-            str(found.reuse),
-            "%",
-        ),
-        Target("its p99 scheduling delay", "the schedule", "≤", 5, [found.reuse.p99_delay_millis], "", "ms"),
-        Target(
-            "time to ready",
-            "importing fastapi, uvicorn, aiohttp",
-            "≤",
-            1.6,
-            found.start_up.ratios,
-            str(found.start_up),
-        ),
-        Target(
-            f"the caller's memory after {found.memory.calls:,} calls",
-            "after the first 2,000",
-            "≤",
-            1.1,
-            [found.memory.last / found.memory.first],
-            f"{found.memory.first:.1f} MiB, {found.memory.last:.1f} MiB",
-        ),
-    ]
-
-
 def report(found: Measured) -> str:
     """Markdown."""
     return "\n\n".join(
         [
             f"On {machine()}.",
             table(targets(found)),
-            f"The same run with a new connection per call: {found.fresh}.",
             compare.table(found.comparison),
             growth.tables(found.growth),
         ]
@@ -231,7 +201,7 @@ def machine() -> str:
         return " ".join((printed.stdout + printed.stderr).split("\n")[0].split()[:3])
 
     python = f"Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores, {python}, {version('wrk', '-v')}, {version('nginx', '-v')}"
+    return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {python}, {version('wrk', '-v')}"
 
 
 def write(found: Measured) -> None:
@@ -258,6 +228,7 @@ def main() -> int:
     if not shutil.which("wrk"):
         sys.stderr.write("wrk is needed (apt-get install wrk)\n")
         return 2
+    share_two_cores()
     full = FULL._replace(memory_seconds=UNLIMITED_SECONDS) if chosen.write else FULL
     found = measure(TINY if chosen.tiny else full, peers())
     print(report(found))

@@ -81,4 +81,4 @@ async def cpu(call: Callable[[], Awaitable[None]], calls: int) -> float:
 if __name__ == "__main__":
     with running(PRODUCER, LOG_LEVEL="warning", PATH=os.environ["PATH"]) as producer:
         found = uvloop.run(measure(producer.url))
-    print(f"{found}; ratio {statistics.median(found.ratios):.2f} (target: at most 2)")
+    print(f"{found}; ratio {statistics.median(found.ratios):.2f} (target: at most 1)")

@@ -1,21 +1,18 @@
 """The compared programs, each in a process of its own on a free port of loopback."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from lab.processes import CENTRAL, QUIET, ROOT, WEST, cpu_seconds_of, free_port, memory_of
 
-COMPARED = Path(__file__).parent / "compared"
 MESSAGE = '{"id": "1", "payload": "test"}'
 START_SECONDS = 20.0
 
@@ -48,9 +45,11 @@ class Program:
 
 
 @contextmanager
-def started(name: str, path: str, command: Sequence[str], port: int, **environment: str) -> Iterator[Program]:
+def started(
+    name: str, path: str, command: Sequence[str], port: int, body: str | None = MESSAGE, **environment: str
+) -> Iterator[Program]:
     """A program that has answered once; killed at the end."""
-    program = Program(name, f"http://127.0.0.1:{port}{path}", MESSAGE, None)
+    program = Program(name, f"http://127.0.0.1:{port}{path}", body, None)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
@@ -89,23 +88,20 @@ def answer(program: Program) -> bytes:
 
 
 PRODUCER, CALLER = "producer", "caller"
-ECHO, STOCK = "FastAPI echo", "caller on stock httpx"
-SMALLEST, BARE, PROXY = "FastAPI + httpx", "bare aiohttp", "nginx"
+SMALLEST, FAKE_SERVICE, PODINFO = "FastAPI + httpx", "fake-service", "podinfo"
 
 
 @contextmanager
 def all_programs(peers: Sequence[Program] = ()) -> Iterator[dict[str, Program]]:
-    """The producer, the programs that are compared with it, and the programs that call it; by name."""
+    """The producer, the programs that call it, and those of `FAKE_SERVICE` and `PODINFO`; by name."""
     with ExitStack() as stack:
         producer = stack.enter_context(python(PRODUCER, "/producer/messages", ["producer"], **CENTRAL))
         calls = {"PRODUCER_URL": producer.base, **WEST}
         others = [
-            python(ECHO, "/producer/messages", ["bench.compared.echo"]),
             python(CALLER, "/caller/messages", ["caller", "serve"], **calls),
-            python(STOCK, "/caller/messages", ["bench.compared.stock_caller", "serve"], **calls),
             python(SMALLEST, "/caller/messages", ["bench.compared.pass_through"], **calls),
-            python(BARE, "/caller/messages", ["bench.compared.bare_aiohttp"], **calls),
-            *([proxy(nginx, producer.base)] if (nginx := shutil.which("nginx")) else []),
+            *([fake_service(path)] if (path := os.environ.get("FAKE_SERVICE")) else []),
+            *([podinfo(path)] if (path := os.environ.get("PODINFO")) else []),
         ]
         programs = [producer, *(stack.enter_context(other) for other in others), *peers]
         yield {program.name: program for program in programs}
@@ -117,14 +113,24 @@ def python(name: str, path: str, command: Sequence[str], **environment: str) -> 
 
 
 @contextmanager
-def proxy(nginx: str, producer: str) -> Iterator[Program]:
-    """nginx in front of the producer at that URL."""
+def fake_service(path: str) -> Iterator[Program]:
+    """fake-service (https://github.com/nicholasjackson/fake-service), which calls another one for each request."""
+
+    def one(**environment: str) -> AbstractContextManager[Program]:
+        port = free_port()
+        listen = {"LISTEN_ADDR": f"127.0.0.1:{port}", "HTTP_SERVER_KEEP_ALIVES": "true"}
+        return started(FAKE_SERVICE, "/", [path], port, None, **listen, **environment)
+
+    with one() as upstream, one(UPSTREAM_URIS=upstream.base, HTTP_CLIENT_KEEP_ALIVES="true") as program:
+        yield program
+
+
+def podinfo(path: str) -> AbstractContextManager[Program]:
+    """podinfo (https://github.com/stefanprodan/podinfo), which echoes the body of a request."""
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        text = (COMPARED / "proxy.conf").read_text()
-        for word, value in (("FOLDER", folder), ("PRODUCER", urlsplit(producer).netloc), ("PORT", str(port))):
-            text = text.replace(word, value)
-        configuration = Path(folder) / "nginx.conf"
-        configuration.write_text(text)
-        with started(PROXY, "/caller/messages", [nginx, "-p", folder, "-c", str(configuration)], port) as program:
-            yield program
+    return started(PODINFO, "/echo", [path, f"--port={port}"], port)
+
+
+def share_two_cores() -> None:
+    """Restrict this process, and those that it starts, to two cores, so that machines can be compared."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])

@@ -15,8 +15,9 @@ class Target(NamedTuple):
     """`≥` or `≤`."""
     limit: float
     measured: Sequence[float]
-    """By round."""
+    """By round; empty: not measured."""
     details: str
+    """Of the measurement, or why there is none."""
     unit: str = "×"
 
     @property
@@ -25,11 +26,15 @@ class Target(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """How far the median is on the wrong side of the limit, as a share of it; zero or less: met."""
+        """How far the median is on the wrong side of the limit, as a share of it; above zero: not met."""
+        if not self.measured:
+            return 0
         return self.median / self.limit - 1 if self.relation == "≤" else 1 - self.median / self.limit
 
     @property
     def verdict(self) -> str:
+        if not self.measured:
+            return "not measured"
         if self.deviation <= 0:
             return "met"
         return "within 10 %" if self.deviation <= TOLERANCE else "not met"
@@ -40,8 +45,9 @@ def table(targets: Sequence[Target]) -> str:
     for target in targets:
         measured = target.measured
         extremes = f" ({min(measured):.2f} to {max(measured):.2f})" if len(measured) > 1 else ""
+        median = f"{target.median:.2f} {target.unit}{extremes}" if measured else "–"
         lines.append(
             f"| {target.what} | {target.against} | {target.relation} {target.limit:g} {target.unit} "
-            f"| {target.median:.2f} {target.unit}{extremes} | {target.verdict} | {target.details} |"
+            f"| {median} | {target.verdict} | {target.details} |"
         )
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -33,9 +34,12 @@ class Target:
     def port(self) -> int:
         return self.url.port or (443 if self.url.scheme == "https" else 80)
 
-    @property
+    @cached_property
     def name(self) -> str:
         return str(self.url).removesuffix(PRODUCER_PATH)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # that of the URL makes its text again each time
 
     @property
     def kind(self) -> NameKind:

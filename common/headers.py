@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from random import getrandbits
 from typing import NamedTuple
 from uuid import uuid4
@@ -51,9 +52,15 @@ _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
 def header_map(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """`name -> [values]`, names in lower case, values of one name in their order; secrets redacted."""
     headers: Headers = {}
-    for name, value in raw:
-        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-    return redacted(headers)
+    for raw_name, value in raw:
+        name = lower_name(raw_name)
+        headers.setdefault(name, []).append(REDACTED if name in SECRET else value.decode("latin-1"))
+    return headers
+
+
+@lru_cache(maxsize=1024)
+def lower_name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 def redacted(headers: Headers) -> Headers:

@@ -177,7 +177,7 @@ def test_a_restricted_container_is_ready_within_two_seconds(images: dict[str, st
     seconds, imports = [], []
     for _ in range(3):
         begin = time.monotonic()
-        in_image(images[service], "/app/venv/bin/python3", "-c", "import fastapi, uvicorn, aiohttp")
+        in_image(images[service], "/app/venv/bin/python3", "-c", "import fastapi, uvicorn, httpx")
         imports.append(time.monotonic() - begin)
         begin = time.monotonic()
         with running(images[service], *RESTRICTED) as (_, url):

@@ -76,11 +76,13 @@ def test_no_feature_imports_tests(path: Path) -> None:
     assert "tests" not in {module.partition(".")[0] for module in imported_modules(path)}
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-tracing.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-tracing.lock", "requirements-dev.lock", "bench/requirements.lock"]
+)
 def test_a_lock_has_a_hash_for_every_requirement_and_names_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text()
     requirements = re.findall(r"^[a-z0-9]\S*==\S+.*\\\n    --hash=sha256:", text, re.MULTILINE)
-    assert len(requirements) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)) > 20
+    assert len(requirements) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)) >= 8
     assert "://" not in text
     assert "--index-url" not in text
 

@@ -151,6 +151,25 @@ export interface components {
             evidence: string;
         };
         /**
+         * Attempt
+         * @description One attempt to connect to one address (RFC 8305).
+         */
+        Attempt: {
+            /**
+             * Address
+             * @example 34.118.229.70:8080
+             */
+            address: string;
+            /**
+             * Error
+             * @description the name of the error; `no answer`: not over when the connecting ended; null: connected
+             * @example ECONNREFUSED
+             */
+            error: string | null;
+            /** Millis */
+            millis: number;
+        };
+        /**
          * CallerMessage
          * @description The message, and how to call.
          */
@@ -213,6 +232,33 @@ export interface components {
             name: string;
             /** Answers */
             answers: components["schemas"]["DnsAnswer"][];
+        };
+        /**
+         * Certificate
+         * @description A certificate of X.509 (RFC 5280).
+         */
+        Certificate: {
+            /**
+             * Names
+             * @description subject alternative names, or else the common name
+             */
+            names: string[];
+            /**
+             * Issuer
+             * @description distinguished name
+             * @example commonName=producer-cluster CA
+             */
+            issuer: string;
+            /**
+             * Notbefore
+             * Format: date-time
+             */
+            notBefore: string;
+            /**
+             * Notafter
+             * Format: date-time
+             */
+            notAfter: string;
         };
         /**
          * Check
@@ -351,7 +397,10 @@ export interface components {
         };
         /**
          * Connection
-         * @description The TCP connection of a call; null where none was established.
+         * @description The TCP connection of a call, and what it shows; null: not reached, or unknown on this system.
+         *
+         *     Round-trip time, retransmits and acknowledgements are the kernel's (`TCP_INFO`, Linux). Bytes are those of TCP, with
+         *     TLS that of its records, and of this call only.
          */
         Connection: {
             /**
@@ -365,6 +414,17 @@ export interface components {
              * @description whether the call used an idle connection of the pool
              */
             reused: boolean | null;
+            /**
+             * Idlemillis
+             * @description how long the reused connection was idle
+             */
+            idleMillis: number | null;
+            /**
+             * Attempts
+             * @description in the order of their start; empty: reused
+             * @default []
+             */
+            attempts: components["schemas"]["Attempt"][];
             /**
              * Localaddress
              * @example 10.4.1.7:51234
@@ -380,6 +440,30 @@ export interface components {
              * @example 1.1
              */
             httpVersion: string | null;
+            /** Bytessent */
+            bytesSent: number | null;
+            /**
+             * Bytesunacknowledged
+             * @description sent bytes that the other side's kernel had not acknowledged when the call ended
+             */
+            bytesUnacknowledged: number | null;
+            /** Bytesreceived */
+            bytesReceived: number | null;
+            /**
+             * Kernelrttmillis
+             * @description smoothed round-trip time of the connection
+             */
+            kernelRttMillis: number | null;
+            /**
+             * Retransmits
+             * @description packets that were sent again
+             */
+            retransmits: number | null;
+            /**
+             * Closedbeforereply
+             * @description whether the other side closed or reset the connection before the reply's first byte
+             */
+            closedBeforeReply: boolean | null;
             /**
              * Tlsversion
              * @example TLSv1.3
@@ -390,6 +474,19 @@ export interface components {
              * @description first name in the certificate of the peer
              */
             tlsPeerName: string | null;
+            /**
+             * Tlsalert
+             * @description alert that the other side sent (RFC 8446, 6)
+             * @example certificate_required
+             */
+            tlsAlert: string | null;
+            /**
+             * Tlsverifyerror
+             * @description why the certificate of the peer was refused
+             */
+            tlsVerifyError: string | null;
+            /** @description also when it was refused */
+            peerCertificate: components["schemas"]["Certificate"] | null;
         };
         /**
          * Crossing
@@ -734,10 +831,12 @@ export interface components {
          *              EAI_NODATA, EAI_ADDRFAMILY                   dns_no_data
          *              any other EAI_*, any errno, timeout          dns_unavailable
          *     connect  ECONNREFUSED                                 refused
-         *              EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL,
-         *              EACCES, EPERM                                unreachable
+         *              any other errno (EHOSTUNREACH, ENETUNREACH,
+         *              EADDRNOTAVAIL, EACCES, EPERM, EMFILE)        unreachable
          *              ETIMEDOUT, timeout                           connect_timeout
-         *     tls      any SSLError, timeout                        tls_error
+         *     tls      any error, end of stream, timeout            tls_error
+         *     send,    any error or end of stream before the first
+         *     wait     byte of a reply on a fresh TLS connection    tls_error
          *     send,    ECONNRESET, EPIPE, any other errno           reset
          *     wait,    end of stream before the reply is complete   closed
          *     body     ETIMEDOUT, timeout                           read_timeout
@@ -755,7 +854,8 @@ export interface components {
          * @description Duration of each phase, in ms; null: the call did not have it (`dns`, `connect`, `tls` of a reused connection).
          *
          *     The first six add up to `roundTripTimeMillis`. A phase includes the caller's own work right before it; the phase in
-         *     which a call failed lasts until it failed. The last three divide `waitMillis`, by the producer's `Server-Timing`.
+         *     which a call failed lasts until it failed. The producer's two, by its `Server-Timing`, and `networkMillis` divide
+         *     `waitMillis`; the rest of it is the delay of the caller's event loop.
          */
         Phases: {
             /** Dnsmillis */
@@ -782,9 +882,20 @@ export interface components {
             producerWorkMillis: number | null;
             /**
              * Networkmillis
-             * @description waitMillis minus the two of the producer
+             * @description waitMillis minus the two of the producer and the delay of the caller's event loop
              */
             networkMillis: number | null;
+            /**
+             * Eventloopdelaymillis
+             * @description how late the caller's own event loop was, over all phases: from when the kernel was ready until the caller went on; null: not measured
+             */
+            eventLoopDelayMillis: number | null;
+            /**
+             * Delayedphases
+             * @description phases of which the delay of the event loop is more than 10 %, and more than 1 ms
+             * @default []
+             */
+            delayedPhases: ("dns" | "connect" | "tls" | "send" | "wait" | "body")[];
         };
         /**
          * ResolvConf
@@ -1359,8 +1470,10 @@ export interface components {
     pathItems: never;
 }
 export type AnsweredBy = components['schemas']['AnsweredBy'];
+export type Attempt = components['schemas']['Attempt'];
 export type CallerMessage = components['schemas']['CallerMessage'];
 export type Candidate = components['schemas']['Candidate'];
+export type Certificate = components['schemas']['Certificate'];
 export type Check = components['schemas']['Check'];
 export type CheckReport = components['schemas']['CheckReport'];
 export type ClockSkew = components['schemas']['ClockSkew'];

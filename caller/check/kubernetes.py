@@ -18,7 +18,7 @@ import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from caller.hop.outcome import Outcome, failure_of, one_line
+from caller.hop.outcome import one_line, os_text, tls_text
 from caller.settings import Settings
 from caller.target import Target
 
@@ -352,13 +352,22 @@ def unreachable(server: httpx.URL, error: Exception) -> ReadError:
         reason = f"no reply from the API server {server} within {TIMEOUT_SECONDS:g} s"
         step = "retry; if it persists, a NetworkPolicy or a firewall may block the pod"
         return ReadError(reason, step, fatal=True)
-    outcome, text = failure_of(error, "connect", TIMEOUT_SECONDS)
-    if outcome is Outcome.TLS_ERROR:
-        reason = f"ca.crt does not verify the API server {server}: {text}"
+    cause = network_error(error)
+    if isinstance(cause, ssl.SSLError):
+        reason = f"ca.crt does not verify the API server {server}: {tls_text(cause)}"
         step = "compare ca.crt with the ConfigMap kube-root-ca.crt of the namespace; check for a proxy in between"
         return ReadError(reason, step, fatal=True)
     step = "check that no NetworkPolicy and no firewall blocks the pod"
-    return ReadError(f"cannot reach the API server {server}: {text}", step, fatal=True)
+    return ReadError(f"cannot reach the API server {server}: {os_text(cause)}", step, fatal=True)
+
+
+def network_error(error: BaseException | None) -> OSError:
+    """The error below those of httpx and of the libraries under it, which raise one another."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        error = error.__cause__ or error.__context__
+    return OSError(0, "the connection was closed without a reply")
 
 
 def parse_reply(status: int, body: bytes, kind: type[M]) -> M | Missing | ReadError:

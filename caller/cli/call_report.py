@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from rich.table import Table
 from rich.text import Text
@@ -6,7 +7,8 @@ from rich.text import Text
 from caller.check.steps import dns_text
 from caller.cli.terminal import BAR_CELLS, printable, say, terminal
 from caller.explain.explain import Explained
-from caller.hop.model import Crossing, Hop
+from caller.hop.connect import Attempt
+from caller.hop.model import Certificate, Crossing, Hop
 from caller.hop.outcome import Outcome
 from caller.hop.phases import PHASES, Phases
 from common.messages import ClusterMetadata
@@ -24,6 +26,8 @@ IDENTITY_LABELS = {
     "host_name": "host",
     "version": "version",
 }
+MAX_SHOWN = 5
+"""Attempts to connect, and names of a certificate; all of them are in the JSON."""
 
 
 def print_call(hop: Explained) -> None:
@@ -33,11 +37,14 @@ def print_call(hop: Explained) -> None:
     if hop.error:
         say(console, hop.error, indent=2)
     say(console, f"cross-cluster: {crossing_text(hop.crossing)}", indent=2)
-    say(console, connection_text(hop), indent=2)
+    for line in connection_lines(hop):
+        say(console, line, indent=2)
     console.print()
     console.print(identities(hop.caller_metadata, hop.producer_metadata))
     console.print()
     console.print(waterfall(hop))
+    if hop.phases.delayed_phases:
+        say(console, event_loop_text(hop.phases), indent=2)
     if hop.dns is not None:
         console.print()
         say(console, f"DNS: {dns_text(hop.dns)}")
@@ -71,13 +78,99 @@ def crossing_text(crossing: Crossing) -> str:
     return f"{words[crossing.cluster]} (region: {words[crossing.region]}, zone: {words[crossing.zone]})"
 
 
-def connection_text(hop: Hop) -> str:
+def connection_lines(hop: Hop) -> Iterator[str]:
+    """What is known of the connection: TCP, TLS, bytes."""
     connection = hop.connection
+    attempts = limited([attempt_text(attempt) for attempt in connection.attempts], " · ")
     if connection.peer_address is None:
-        return f"no connection; addresses: {', '.join(hop.addresses) or 'none'}"
-    tls = f", {connection.tls_version} with {connection.tls_peer_name}" if connection.tls_version else ""
+        if attempts:
+            yield f"no connection: {attempts}"
+        return
     kind = "reused" if connection.reused else "new"
-    return f"{kind} connection {connection.local_address} → {connection.peer_address}{tls}"
+    idle = f", idle {duration_text(connection.idle_millis)}" if connection.idle_millis is not None else ""
+    yield f"{kind} connection {connection.local_address} → {connection.peer_address}{idle}"
+    if len(connection.attempts) > 1:
+        yield f"attempts: {attempts}"
+    if tls := ", ".join(tls_texts(hop)):
+        yield tls
+    if exchange := ", ".join(exchange_texts(hop)):
+        yield exchange
+
+
+def attempt_text(attempt: Attempt) -> str:
+    return f"{attempt.address} {attempt.error or 'connected'} ({duration_text(attempt.millis)})"
+
+
+def tls_texts(hop: Hop) -> Iterator[str]:
+    connection = hop.connection
+    if connection.tls_version:
+        yield connection.tls_version
+    if connection.peer_certificate:
+        yield certificate_text(connection.peer_certificate, datetime.fromtimestamp(hop.started_at, UTC))
+    # The error text of the call may have the same words.
+    if (reason := connection.tls_verify_error) and reason not in (hop.error or ""):
+        yield f"refused by the caller: {reason}"
+    if connection.tls_alert:
+        yield f"alert from the other side: {connection.tls_alert}"
+
+
+def certificate_text(certificate: Certificate, at: datetime) -> str:
+    """Names, issuer, and validity at that time."""
+    names = limited(certificate.names, ", ") or "no name"
+    return f"certificate of {names} from {certificate.issuer}, {validity_text(certificate, at)}"
+
+
+def validity_text(certificate: Certificate, at: datetime) -> str:
+    start, end = (f"{time:%Y-%m-%d %H:%M} UTC" for time in (certificate.not_before, certificate.not_after))
+    if at < certificate.not_before:
+        return f"not valid before {start}"
+    hours = (certificate.not_after - at).total_seconds() / 3600
+    span = f"{abs(hours) / 24:.0f} days" if abs(hours) >= 48 else f"{abs(hours):.0f} h"
+    return f"valid until {end} ({span} left)" if hours >= 0 else f"expired {end} ({span} ago)"
+
+
+def exchange_texts(hop: Hop) -> Iterator[str]:
+    """Bytes and packets of the call."""
+    connection = hop.connection
+    unacknowledged = unacknowledged_text(hop)
+    if unacknowledged and unacknowledged not in (hop.error or ""):
+        yield unacknowledged
+    elif connection.bytes_sent is not None:
+        yield f"{connection.bytes_sent:,} bytes sent"
+    if connection.bytes_received is not None:
+        yield f"{connection.bytes_received:,} received"
+    if connection.kernel_rtt_millis is not None:
+        yield f"kernel RTT {duration_text(connection.kernel_rtt_millis)}"
+    if connection.retransmits:
+        yield f"retransmits: {connection.retransmits:,}"
+    if connection.closed_before_reply:
+        yield "closed before a reply"
+
+
+def unacknowledged_text(hop: Hop) -> str:
+    """Empty after a reply, and after a refused certificate: the caller closes right after its TLS alert."""
+    connection = hop.connection
+    if hop.answered_by.who != "none" or connection.tls_verify_error or not connection.bytes_unacknowledged:
+        return ""
+    return f"{connection.bytes_unacknowledged:,} of {connection.bytes_sent or 0:,} bytes sent were not acknowledged"
+
+
+def event_loop_text(phases: Phases) -> str:
+    delay = duration_text(phases.event_loop_delay_millis or 0)
+    return f"The caller's own event loop was late by {delay} ({', '.join(phases.delayed_phases)}): not the network."
+
+
+def limited(texts: Sequence[str], separator: str) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(texts) - MAX_SHOWN} more" if len(texts) > MAX_SHOWN else ""
+    return separator.join(texts[:MAX_SHOWN]) + more
+
+
+def duration_text(millis: float) -> str:
+    """Three significant digits, in ms or s."""
+    if millis >= 1000:
+        return f"{millis / 1000:,.1f} s"
+    return f"{millis:.0f} ms" if millis >= 100 else f"{millis:.3g} ms"
 
 
 def identities(caller: ClusterMetadata, producer: ClusterMetadata | None) -> Table:
@@ -92,7 +185,7 @@ def identities(caller: ClusterMetadata, producer: ClusterMetadata | None) -> Tab
 
 
 def waterfall(hop: Hop) -> Table:
-    """Each phase as a bar at its place in the round trip; network and producer divide the wait."""
+    """Each phase as a bar at its place in the round trip; network, producer and event loop divide the wait."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("phase")
     table.add_column("ms", justify="right")
@@ -132,6 +225,9 @@ def spans(phases: Phases) -> Iterator[tuple[str, float, float | None]]:
                 share = getattr(phases, f"{part}_millis")
                 yield f"  {name}", inside, share
                 inside += share or 0
+            # The caller noticed the reply only after the rest of the wait.
+            if (late := round(start + (millis or 0) - inside, 3)) > 0:
+                yield "  event loop", inside, late
         start += millis or 0
 
 

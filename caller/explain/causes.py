@@ -15,6 +15,7 @@ GKE_MCS = "https://docs.cloud.google.com/kubernetes-engine/docs/how-to/multi-clu
 GKE_DNS = "https://docs.cloud.google.com/kubernetes-engine/docs/how-to/cloud-dns"
 GKE_LB = "https://docs.cloud.google.com/kubernetes-engine/docs/troubleshooting/load-balancing"
 GCLB_LOGS = "https://docs.cloud.google.com/load-balancing/docs/https/https-logging-monitoring"
+GOOGLE_MTU = "https://docs.cloud.google.com/vpc/docs/mtu"
 MCS_BASIC = (
     "https://github.com/GoogleCloudPlatform/gke-networking-recipes/blob/main/services/multi-cluster/mcs-basic/README.md"
 )
@@ -71,6 +72,11 @@ Symptom = Literal[
     "tls_untrusted",
     "tls_not_spoken",
     "tls_silent",
+    "tls_client_refused",
+    "tls_hello_refused",
+    "unacknowledged",
+    "large_request",
+    "dead_addresses",
     "html",
     "too_large",
 ]
@@ -598,7 +604,22 @@ TABLE: tuple[Row, ...] = (
                 symptom="tls_expired",
             ),
             Cause(
-                "Both sides have no protocol version or cipher in common, or the other side wants a client certificate.",
+                "The other side requires a client certificate, and the caller presents none.",
+                "openssl s_client -connect {host}:{port} -servername {host} </dev/null 2>&1 | grep -i 'client certificate CA\\|alert'",
+                "call a port that requires no client certificate, or put both sides into one mesh",
+                "https://www.rfc-editor.org/rfc/rfc8446#section-4.4.2.4",
+                symptom="tls_client_refused",
+            ),
+            Cause(
+                "The other side closed or reset the connection in reply to the ClientHello: no TLS on this port, or a proxy"
+                " without a route for the server name {host}.",
+                "openssl s_client -connect {host}:{port} -servername {host} </dev/null",
+                "write http:// in PRODUCER_URL, or use the port and the name that the proxy expects",
+                "https://www.rfc-editor.org/rfc/rfc8446#section-4.1.2",
+                symptom="tls_hello_refused",
+            ),
+            Cause(
+                "Both sides have no protocol version or cipher in common, or the other side requires a client certificate.",
                 "openssl s_client -connect {host}:{port} -servername {host} </dev/null",
                 "see the alert that it prints; the caller presents no certificate",
                 PYTHON_SSL,
@@ -647,8 +668,38 @@ TABLE: tuple[Row, ...] = (
     Row(
         (Outcome.READ_TIMEOUT,),
         ANY,
+        "Connected, but the request did not arrive",
+        "TCP connected to {peer}, but {unacknowledged} of the {sent} bytes sent were not acknowledged within {seconds} s.",
+        (
+            Cause(
+                "The kept connection leads nowhere any more: the pod is gone, or a firewall or NAT on the path forgot the connection.",
+                "kubectl --context {caller} -n {namespace} exec deploy/sample-caller-v1 -- sample-caller call"
+                " --target {name}",
+                "call with a fresh connection",
+                "https://docs.cloud.google.com/vpc/docs/firewalls#specifications",
+                symptom="reused_connection",
+            ),
+            Cause(
+                "Large packets are lost on the path (MTU of a VPN or a tunnel): small requests arrive, large ones do not.",
+                "gcloud compute networks list --format='table(name,mtu)'",
+                "set the same MTU on all networks of the path, and allow ICMP",
+                GOOGLE_MTU,
+                symptom="large_request",
+            ),
+            Cause(
+                "The packets of the connection are dropped since it was opened: a node or a pod is gone, or a firewall rule is new.",
+                "kubectl --context {producer} -n {namespace} get pods -l app={service} -o wide",
+                "call again with a fresh connection; compare the firewall rules of both networks",
+                K8S_SERVICE,
+            ),
+        ),
+        symptom="unacknowledged",
+    ),
+    Row(
+        (Outcome.READ_TIMEOUT,),
+        ANY,
         "Connected, and no complete reply in time",
-        "TCP connected to {peer}, the request was sent, and the reply was not complete within {seconds} s.",
+        "TCP connected to {peer}, and the reply was not complete within {seconds} s.",
         (
             Cause(
                 "The delay that was asked for ({delay} ms) is longer than the caller waits.",
@@ -668,7 +719,7 @@ TABLE: tuple[Row, ...] = (
                 "Large packets are lost on the way (MTU of a VPN or of a tunnel): small messages pass, large ones hang.",
                 "gcloud compute networks list --format='table(name,mtu)'",
                 "give all networks on the way the same MTU, and let ICMP through",
-                "https://docs.cloud.google.com/vpc/docs/mtu",
+                GOOGLE_MTU,
             ),
             STALE_ENDPOINTS,
         ),
@@ -895,6 +946,28 @@ TABLE: tuple[Row, ...] = (
             ),
         ),
         symptom="own_cluster",
+        severity="warning",
+    ),
+    Row(
+        (Outcome.OK,),
+        ANY,
+        "It works, but not every address does",
+        "{peer} answered after other addresses of {host} did not: {dead}.",
+        (
+            Cause(
+                "The name has addresses of pods that are gone, or that the caller cannot reach.",
+                "kubectl --context {caller} -n {namespace} get endpointslices -l kubernetes.io/service-name={service}",
+                "compare the addresses with the producer's pods",
+                K8S_DNS,
+            ),
+            Cause(
+                "The name has IPv6 addresses, and the pod has no IPv6 network, or the reverse.",
+                "kubectl --context {caller} -n {namespace} get pods -o jsonpath='{{.items[*].status.podIPs}}'",
+                "remove the records of the family that the pods lack",
+                "https://www.rfc-editor.org/rfc/rfc8305#section-5",
+            ),
+        ),
+        symptom="dead_addresses",
         severity="warning",
     ),
     Row(

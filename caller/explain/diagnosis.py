@@ -8,6 +8,7 @@ from pydantic import Field
 
 from caller.explain.causes import IN_CLUSTER, NOT_IN_A_CLUSTER, TABLE, Cause, Symptom
 from caller.explain.dns import DnsAnswer, DnsReport, addresses_of, cluster_domain
+from caller.hop.connect import failed_attempts
 from caller.hop.model import Hop
 from caller.hop.outcome import Outcome
 from caller.target import Target
@@ -133,6 +134,9 @@ def names_of(
         "delay": str(message.delay),
         "seconds": f"{timeouts[0] if hop.outcome is Outcome.CONNECT_TIMEOUT else timeouts[1]:g}",
         "service_account": here.service_account,
+        "unacknowledged": f"{hop.connection.bytes_unacknowledged or 0:,}",
+        "sent": f"{hop.connection.bytes_sent or 0:,}",
+        "dead": failed_attempts(hop.connection.attempts),
         "sanity_check": sanity_check.name if sanity_check else "kubernetes.default",
     }
 
@@ -208,23 +212,45 @@ def symptoms_of_proxy(hop: Hop, text: str) -> Iterator[Symptom]:
         yield "envoy"
 
 
+MIN_IPV6_MTU = 1280
+"""A packet of this size passes every IPv6 link (RFC 8200, 5), and in practice every path."""
+
+
 def symptoms_of_connection(hop: Hop, message: Message, call_timeout: float) -> Iterator[Symptom]:
-    if hop.connection.reused:
+    connection = hop.connection
+    if connection.reused:
         yield "reused_connection"
     if message.delay / 1000 >= call_timeout:
         yield "delay_over_timeout"
+    if connection.bytes_unacknowledged and connection.bytes_sent:
+        yield "unacknowledged"
+        if connection.bytes_sent > MIN_IPV6_MTU:
+            yield "large_request"
+    if hop.outcome is Outcome.OK and any(attempt.error for attempt in connection.attempts):
+        yield "dead_addresses"
     if hop.outcome is Outcome.TLS_ERROR:
-        text = (hop.error or "").lower()
-        if "expired" in text or "not yet valid" in text:
-            yield "tls_expired"
-        if "mismatch" in text:
-            yield "tls_name"
-        if "issuer" in text or "self-signed" in text or "self signed" in text:
-            yield "tls_untrusted"
-        if "wrong_version_number" in text or "record_layer_failure" in text or "http_request" in text:
-            yield "tls_not_spoken"
-        if "not finished within" in text:
-            yield "tls_silent"
+        yield from symptoms_of_tls(hop)
+
+
+def symptoms_of_tls(hop: Hop) -> Iterator[Symptom]:
+    connection = hop.connection
+    verify_error = (connection.tls_verify_error or "").lower()
+    if "expired" in verify_error or "not yet valid" in verify_error:
+        yield "tls_expired"
+    if "mismatch" in verify_error:
+        yield "tls_name"
+    if "issuer" in verify_error or "self-signed" in verify_error or "self signed" in verify_error:
+        yield "tls_untrusted"
+    # The server's certificate is there, so a version and a cipher in common were found: it refuses the client.
+    if connection.peer_certificate is not None and (connection.tls_alert or connection.closed_before_reply):
+        yield "tls_client_refused"
+    elif connection.closed_before_reply:
+        yield "tls_hello_refused"
+    text = (hop.error or "").lower()
+    if "wrong_version_number" in text or "record_layer_failure" in text or "http_request" in text:
+        yield "tls_not_spoken"
+    if "not finished within" in text:
+        yield "tls_silent"
 
 
 def symptoms_of_dns(hop: Hop, dns: DnsReport, sanity_check: DnsAnswer | None) -> Iterator[Symptom]:

@@ -21,7 +21,7 @@ import dns.rdatatype
 import dns.resolver
 from pydantic import Field
 
-from caller.hop.resolver import Resolver, gai_name
+from caller.hop.resolver import Resolver, gai_name, host_text
 from caller.target import Target
 from common.messages import Wire
 
@@ -163,7 +163,8 @@ async def system_answer(host: str, port: int, resolver: Resolver) -> SystemAnswe
     error = None
     try:
         async with asyncio.timeout(SYSTEM_SECONDS):
-            addresses = list(dict.fromkeys(address for _, (address, _) in await resolver.look_up(host, port)))
+            found, _ = await resolver.look_up(host, port)
+            addresses = list(dict.fromkeys(host_text(address) for _, address in found))
     except socket.gaierror as failure:
         error = f"{failure.strerror} ({gai_name(failure)})"
     except TimeoutError:

@@ -2,20 +2,28 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, cast
 
-import aiohttp
 import httpx
 
 from caller.hop.metrics import HopMetrics
 from caller.hop.model import AnsweredBy, Connection, ConnectionMode, Hop, crossing_of
-from caller.hop.outcome import Outcome, ReplyTooLarge, failure_of, gateway_status, one_line
+from caller.hop.outcome import (
+    BrokenReply,
+    ConnectionClosed,
+    Outcome,
+    ReplyTooLarge,
+    failure_of,
+    gateway_status,
+    one_line,
+)
 from caller.hop.phases import CallClock
 from caller.hop.reply import ack_of, answerer, metadata_of, reply_outcome, server_timing
 from caller.hop.resolver import Resolver
-from caller.hop.wire import CURRENT_CALL, AiohttpTransport, reporting_session, tls_context
+from caller.hop.tls import tls_context
+from caller.hop.wire import Wire
 from caller.settings import Settings
 from caller.target import Target
 from common import __version__
@@ -41,7 +49,10 @@ COMPRESSED = frozenset((b"gzip", b"x-gzip", b"deflate"))
 GZIP_OR_ZLIB = 47
 """`wbits` of zlib: detects a gzip or a zlib header."""
 
-FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError, ReplyTooLarge)
+LARGE_REPLY_BYTES = 65_536
+"""Replies above this are parsed one at a time."""
+
+FAILURES = (OSError, ConnectionClosed, BrokenReply, ReplyTooLarge, httpx.DecodingError)
 """Errors of the network or of the other side. Any other exception is a bug of the caller."""
 
 
@@ -53,15 +64,15 @@ class ProducerClient:
         settings: Settings,
         identity: Identity,
         metrics: HopMetrics,
-        transports: Mapping[ConnectionMode, httpx.AsyncBaseTransport],
+        wire: httpx.AsyncBaseTransport,
         resolver: Resolver,
         spans: "HopSpans | None" = None,
     ) -> None:
         self.settings = settings
         self.identity = identity
         self.metrics = metrics
-        self.transports = transports
-        self.timeouts = {"connect": settings.connect_timeout_seconds}
+        self.wire = wire
+        self.large_replies = asyncio.Lock()
         self.last_seen: dict[Target, ClusterMetadata] = {}
         """Who answered the last call to a target that was answered by a producer."""
         self.resolver = resolver
@@ -72,18 +83,12 @@ class ProducerClient:
     async def opened(
         cls, settings: Settings, identity: Identity, metrics: HopMetrics, spans: "HopSpans | None" = None
     ) -> AsyncIterator[Self]:
-        """A client whose connections are closed at the end; `spans`: if traces are enabled.
-
-        Two pools, because a ClusterSetIP is balanced per connection: one keeps connections, one never does.
-        """
-        tls = tls_context(settings)
-        async with AsyncExitStack() as stack:
-            resolver = Resolver()
-            transports: dict[ConnectionMode, httpx.AsyncBaseTransport] = {}
-            for mode in ("reuse", "fresh"):
-                session = await stack.enter_async_context(reporting_session(mode, tls, resolver))
-                transports[mode] = AiohttpTransport(session)
-            yield cls(settings, identity, metrics, transports, resolver, spans)
+        """A client whose connections are closed at the end; `spans`: if traces are enabled."""
+        resolver = Resolver()
+        async with Wire(
+            resolver, tls_context(settings), settings.connect_timeout_seconds, settings.max_reply_bytes
+        ) as wire:
+            yield cls(settings, identity, metrics, wire, resolver, spans)
 
     async def call(
         self,
@@ -104,15 +109,18 @@ class ProducerClient:
         """
         clock = CallClock()
         span = self.spans.started(target, clock, for_request=inbound is not None) if self.spans else None
-        request = self.request(message, target, inbound or {}, span)
+        request = self.request(message, target, connection, clock, inbound or {}, span)
         body = b""
         response: httpx.Response | None = None
-        error: BaseException | None = None
-        token = CURRENT_CALL.set(clock)
+        error: Exception | None = None
+        clock.connection["mode"] = connection
+        clock.start()
         try:
             async with asyncio.timeout(timeout_seconds or self.settings.call_timeout_seconds):
-                response = await self.transports[connection].handle_async_request(request)
-                body = await self.read(response)
+                response = await self.wire.handle_async_request(request)
+                async for piece in cast(httpx.AsyncByteStream, response.stream):
+                    body = piece
+            body = decompressed(response, body, self.settings.max_reply_bytes)
         except FAILURES as failure:
             error = failure
         except asyncio.CancelledError:
@@ -122,11 +130,16 @@ class ProducerClient:
                 span.cancelled()
             raise
         finally:
-            CURRENT_CALL.reset(token)
             clock.finish()
             if response is not None:
                 await response.aclose()
-        hop = self.hop(message, target, connection, clock, response, body, error, caller_headers or {})
+        if len(body) > LARGE_REPLY_BYTES:
+            # One at a time, so that other work of the event loop comes between them.
+            async with self.large_replies:
+                await asyncio.sleep(0)
+                hop = self.hop(message, target, connection, clock, response, body, error, caller_headers or {})
+        else:
+            hop = self.hop(message, target, connection, clock, response, body, error, caller_headers or {})
         self.metrics.observe(target, hop, reply_status=None if error or response is None else response.status_code)
         if hop.producer_metadata is not None:
             self.last_seen[target] = hop.producer_metadata
@@ -135,49 +148,32 @@ class ProducerClient:
         return hop
 
     def request(
-        self, message: Message, target: Target, inbound: Mapping[str, str], span: "HopSpan | None"
+        self,
+        message: Message,
+        target: Target,
+        connection: ConnectionMode,
+        clock: CallClock,
+        inbound: Mapping[str, str],
+        span: "HopSpan | None",
     ) -> httpx.Request:
         context = trace_context(inbound)
         if span is not None:
             span.inject(context)
         body = message.model_dump_json(by_alias=True, exclude_none=True, include=MESSAGE_FIELDS).encode()
-        request = httpx.Request(
+        is_fresh = connection == "fresh"
+        return httpx.Request(
             "POST",
             target.url,
             headers=[
                 (b"host", target.url.netloc),
                 *SENT,
+                *([(b"connection", b"close")] if is_fresh else []),
                 (b"content-length", b"%d" % len(body)),
                 *((name.encode(), value.encode("latin-1")) for name, value in context.items()),
             ],
             stream=httpx.ByteStream(body),  # `content=` takes httpx five times as long
-            extensions={"timeout": self.timeouts},
+            extensions={"clock": clock, "fresh": is_fresh},
         )
-        request.headers.encoding = "latin-1"  # otherwise httpx tries others on every access
-        return request
-
-    async def read(self, response: httpx.Response) -> bytes:
-        """The whole body, decompressed if it has one encoding, gzip or deflate; layered encodings stay as they are.
-
-        :raises ReplyTooLarge: larger than `MAX_REPLY_BYTES`; the rest is neither read nor decompressed.
-        :raises httpx.DecodingError: the compressed data is invalid.
-        """
-        limit = self.settings.max_reply_bytes
-        body = bytearray()
-        encodings = [value.lower() for name, value in response.headers.raw if name.lower() == b"content-encoding"]
-        unzip = zlib.decompressobj(GZIP_OR_ZLIB) if len(encodings) == 1 and encodings[0] in COMPRESSED else None
-        is_whole = True
-        try:
-            async for chunk in cast(AsyncIterable[bytes], response.stream):
-                body += chunk if unzip is None else unzip.decompress(chunk, limit + 1 - len(body))
-                is_whole = unzip is None or unzip.eof
-                if len(body) > limit:
-                    raise ReplyTooLarge(f"the reply exceeds {limit} bytes (MAX_REPLY_BYTES)")
-        except zlib.error as error:
-            raise httpx.DecodingError(f"the compressed reply is invalid: {error}") from error
-        if not is_whole:
-            raise httpx.DecodingError("the compressed reply is truncated")
-        return bytes(body)
 
     def hop(
         self,
@@ -187,17 +183,15 @@ class ProducerClient:
         clock: CallClock,
         response: httpx.Response | None,
         body: bytes,
-        error: BaseException | None,
+        error: Exception | None,
         caller_headers: Headers,
     ) -> Hop:
         returned = header_map(response.headers.raw) if response else {}
         ack = ack_of(body, message.id) if response else None
-        phases = clock.phases()
         text: str | None = None
-        if error is not None or response is None:
-            outcome, text = failure_of(
-                error or aiohttp.ServerDisconnectedError(), clock.open, clock.millis[f"{clock.open}_millis"] / 1000
-            )
+        producer_times: tuple[float | None, float | None] = None, None
+        if response is None or error is not None:
+            outcome, text = failure_of(error or ConnectionClosed(), clock)
             answered_by = AnsweredBy(who="none", name="none", evidence=text)
             status = gateway_status(outcome)
         else:
@@ -209,10 +203,7 @@ class ProducerClient:
             if outcome is not Outcome.OK:
                 text = reply_text(response.status_code, answered_by, returned, body, echoed=ack is not None)
             if answered_by.who == "producer":
-                phases.producer_delay_millis, phases.producer_work_millis = server_timing(returned)
-                if phases.producer_work_millis is not None and phases.wait_millis is not None:
-                    spent = (phases.producer_delay_millis or 0) + phases.producer_work_millis
-                    phases.network_millis = round(max(phases.wait_millis - spent, 0), 3)
+                producer_times = server_timing(returned)
         here, there = self.identity.metadata, metadata_of(returned, ack)
         return Hop(
             id=message.id,
@@ -232,11 +223,32 @@ class ProducerClient:
             crossing=crossing_of(here, there),
             fault_applied=ack.fault_applied if ack else None,
             addresses=clock.addresses,
-            connection=Connection(mode=connection, **clock.connection),
-            phases=phases,
-            sent_headers=redacted(clock.sent_headers),
+            connection=Connection.model_validate(clock.connection),
+            phases=clock.phases(*producer_times),
+            sent_headers=header_map(clock.sent_headers),
             returned_headers=returned,
         )
+
+
+def decompressed(response: httpx.Response, body: bytes, limit: int) -> bytes:
+    """The body, decompressed if it has one encoding, gzip or deflate; layered encodings stay as they are.
+
+    :raises ReplyTooLarge: larger than `limit` bytes (`MAX_REPLY_BYTES`); the rest is not decompressed.
+    :raises httpx.DecodingError: the compressed data is invalid.
+    """
+    encodings = [value.lower() for name, value in response.headers.raw if name.lower() == b"content-encoding"]
+    if len(encodings) != 1 or encodings[0] not in COMPRESSED:
+        return body
+    unzip = zlib.decompressobj(GZIP_OR_ZLIB)
+    try:
+        body = unzip.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise httpx.DecodingError(f"the compressed reply is invalid: {error}") from error
+    if len(body) > limit:
+        raise ReplyTooLarge(f"the reply exceeds {limit} bytes (MAX_REPLY_BYTES)")
+    if not unzip.eof:
+        raise httpx.DecodingError("the compressed reply is truncated")
+    return body
 
 
 def reply_text(status: int, answered_by: AnsweredBy, headers: Headers, body: bytes, *, echoed: bool) -> str:

@@ -1,10 +1,12 @@
 """The result of one call, without its explanation. A failed call is a value, not an exception."""
 
+from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
 
+from caller.hop.connect import Attempt
 from caller.hop.outcome import Outcome
 from caller.hop.phases import Phases
 from common.messages import LOCAL, ClusterMetadata, Headers, Wire
@@ -12,16 +14,46 @@ from common.messages import LOCAL, ClusterMetadata, Headers, Wire
 ConnectionMode = Literal["reuse", "fresh"]
 
 
+class Certificate(Wire):
+    """A certificate of X.509 (RFC 5280)."""
+
+    names: list[str] = Field(description="subject alternative names, or else the common name")
+    issuer: str = Field(description="distinguished name", examples=["commonName=producer-cluster CA"])
+    not_before: datetime
+    not_after: datetime
+
+
 class Connection(Wire):
-    """The TCP connection of a call; null where none was established."""
+    """The TCP connection of a call, and what it shows; null: not reached, or unknown on this system.
+
+    Round-trip time, retransmits and acknowledgements are the kernel's (`TCP_INFO`, Linux). Bytes are those of TCP, with
+    TLS that of its records, and of this call only.
+    """
 
     mode: ConnectionMode = Field(description="as requested")
     reused: bool | None = Field(default=None, description="whether the call used an idle connection of the pool")
+    idle_millis: float | None = Field(default=None, description="how long the reused connection was idle")
+    attempts: list[Attempt] = Field(default=[], description="in the order of their start; empty: reused")
     local_address: str | None = Field(default=None, examples=["10.4.1.7:51234"])
     peer_address: str | None = Field(default=None, examples=["34.118.229.70:8080"])
     http_version: str | None = Field(default=None, examples=["1.1"])
+    bytes_sent: int | None = None
+    bytes_unacknowledged: int | None = Field(
+        default=None, description="sent bytes that the other side's kernel had not acknowledged when the call ended"
+    )
+    bytes_received: int | None = None
+    kernel_rtt_millis: float | None = Field(default=None, description="smoothed round-trip time of the connection")
+    retransmits: int | None = Field(default=None, description="packets that were sent again")
+    closed_before_reply: bool | None = Field(
+        default=None, description="whether the other side closed or reset the connection before the reply's first byte"
+    )
     tls_version: str | None = Field(default=None, examples=["TLSv1.3"])
     tls_peer_name: str | None = Field(default=None, description="first name in the certificate of the peer")
+    tls_alert: str | None = Field(
+        default=None, description="alert that the other side sent (RFC 8446, 6)", examples=["certificate_required"]
+    )
+    tls_verify_error: str | None = Field(default=None, description="why the certificate of the peer was refused")
+    peer_certificate: Certificate | None = Field(default=None, description="also when it was refused")
 
 
 class AnsweredBy(Wire):

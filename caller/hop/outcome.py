@@ -1,16 +1,13 @@
 """From an exception to the outcome of a call."""
 
 import errno
-import re
 import socket
 import ssl
-from collections.abc import Iterator
 from enum import StrEnum
 
-import aiohttp
 import httpx
 
-from caller.hop.phases import Phase
+from caller.hop.phases import CallClock, Phase
 from caller.hop.resolver import gai_name
 
 
@@ -21,10 +18,12 @@ class Outcome(StrEnum):
              EAI_NODATA, EAI_ADDRFAMILY                   dns_no_data
              any other EAI_*, any errno, timeout          dns_unavailable
     connect  ECONNREFUSED                                 refused
-             EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL,
-             EACCES, EPERM                                unreachable
+             any other errno (EHOSTUNREACH, ENETUNREACH,
+             EADDRNOTAVAIL, EACCES, EPERM, EMFILE)        unreachable
              ETIMEDOUT, timeout                           connect_timeout
-    tls      any SSLError, timeout                        tls_error
+    tls      any error, end of stream, timeout            tls_error
+    send,    any error or end of stream before the first
+    wait     byte of a reply on a fresh TLS connection    tls_error
     send,    ECONNRESET, EPIPE, any other errno           reset
     wait,    end of stream before the reply is complete   closed
     body     ETIMEDOUT, timeout                           read_timeout
@@ -56,44 +55,59 @@ class Outcome(StrEnum):
 TIMEOUTS = frozenset((Outcome.CONNECT_TIMEOUT, Outcome.READ_TIMEOUT))
 
 
-class BrokenReply(aiohttp.ClientPayloadError):
-    """The bytes after the head of a reply are not HTTP."""
+class ConnectionClosed(Exception):
+    """The other side closed the connection before the handshake or the reply was complete."""
+
+
+class BrokenReply(Exception):
+    """A reply that is not HTTP, or has too much of something."""
 
 
 class ReplyTooLarge(Exception):
     """A reply that is larger than the caller accepts."""
 
 
-def failure_of(error: BaseException, phase: Phase, seconds: float) -> tuple[Outcome, str]:
-    """Outcome and error text of a call without a reply, by the cause below what the client library raises.
+def failure_of(error: Exception, clock: CallClock) -> tuple[Outcome, str]:
+    """Outcome and error text of a call without a reply, by the error and by the phase that was open.
 
-    :param phase: the phase that was open when the call failed; it distinguishes the timeouts.
-    :param seconds: how long that phase had been open.
+    :raises Exception: the error itself, if it is none of the network or of the other side.
     """
-    causes = list(chain(error))
-    for cause in causes:
-        if isinstance(cause, socket.gaierror):
-            return dns_failure(cause), f"getaddrinfo: {cause.strerror} ({gai_name(cause)})"
-    for cause in causes:
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
-            return Outcome.TLS_ERROR, f"TLS: {tls_text(cause)}"
-    for cause in causes:
-        if isinstance(cause, OSError) and (number := errno_of(cause)) is not None:
-            return os_failure(number, phase), f"{os_text(cause, number)} while in phase {phase}"
-    for cause in causes:
-        if isinstance(cause, TimeoutError):
-            return timeout_failure(phase), f"{UNFINISHED[phase]} within {seconds:.3g} s"
-    for cause in causes:
-        if isinstance(cause, BrokenReply):
-            return Outcome.BAD_REPLY, one_line(str(cause))
-        if isinstance(cause, aiohttp.ClientPayloadError):
-            # During a body, aiohttp distinguishes a reset from a close only in its text.
-            if "ConnectionResetError" in str(cause):
-                return Outcome.RESET, "ECONNRESET: the connection was reset before the reply was complete"
+    phase = clock.open
+    if isinstance(error, socket.gaierror):
+        return dns_failure(error), f"getaddrinfo: {error.strerror} ({gai_name(error)})"
+    if isinstance(error, ssl.SSLError):
+        return Outcome.TLS_ERROR, f"TLS: {tls_text(error)}"
+    if isinstance(error, OSError) and error.errno is not None:
+        outcome = Outcome.TLS_ERROR if refused_client(clock) else os_failure(error.errno, phase)
+        return outcome, f"{os_text(error)}{attempts_text(clock) or f' while in phase {phase}'}"
+    if isinstance(error, TimeoutError):
+        seconds = clock.millis[f"{phase}_millis"] / 1000
+        details = f"{attempts_text(clock)}{unacknowledged_text(clock)}"
+        return timeout_failure(phase), f"{UNFINISHED[phase]} within {seconds:.3g} s{details}"
+    if isinstance(error, ConnectionClosed):
+        if phase == "tls":
+            return Outcome.TLS_ERROR, "the connection was closed during the TLS handshake"
+        if refused_client(clock):
+            return (
+                Outcome.TLS_ERROR,
+                "the connection was closed after the TLS handshake, without a reply",
+            )
+        if phase == "body":
             return Outcome.CLOSED, "the connection was closed before the reply was complete"
-        if isinstance(cause, aiohttp.ClientResponseError | httpx.DecodingError | ReplyTooLarge):
-            return Outcome.BAD_REPLY, one_line(str(getattr(cause, "message", cause)))
-    return Outcome.CLOSED, "the connection was closed without a reply"
+        return Outcome.CLOSED, "the connection was closed without a reply"
+    if isinstance(error, BrokenReply | ReplyTooLarge | httpx.DecodingError):
+        return Outcome.BAD_REPLY, one_line(str(error))
+    raise error
+
+
+def refused_client(clock: CallClock) -> bool:
+    """Whether a failure before the first byte of a reply is one of TLS: the connection is fresh and has TLS.
+
+    With TLS 1.3 a server verifies the client's certificate after the client's side of the handshake is finished
+    (RFC 8446, 4.4.2.4). It refuses it by an alert, which a reset may overtake, or by a close without an alert.
+    """
+    connection = clock.connection
+    return clock.open in ("send", "wait") and connection.get("tls_version") is not None and not connection["reused"]
 
 
 UNFINISHED: dict[Phase, str] = {
@@ -107,19 +121,20 @@ UNFINISHED: dict[Phase, str] = {
 """What a timeout in a phase means."""
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes, outermost first. `__context__` counts too: libraries re-raise `from None`."""
-    seen: set[int] = set()
-    pending = [error]
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        if isinstance(current, BaseExceptionGroup):
-            pending.extend(current.exceptions)
-        pending.extend(cause for cause in (current.__context__, current.__cause__) if cause is not None)
+def attempts_text(clock: CallClock) -> str:
+    """The address of a failure to connect, or how many were tried; otherwise empty."""
+    attempts = clock.connection.get("attempts", []) if clock.open == "connect" else []
+    if len(attempts) == 1:
+        return f" ({attempts[0].address})"
+    return f" ({len(attempts)} addresses tried)" if attempts else ""
+
+
+def unacknowledged_text(clock: CallClock) -> str:
+    """How much of the request the other side's kernel has not acknowledged; empty if all of it."""
+    unacknowledged = clock.connection.get("bytes_unacknowledged")
+    if clock.open not in ("send", "wait") or not unacknowledged:
+        return ""
+    return f"; {unacknowledged:,} of {clock.connection['bytes_sent']:,} bytes sent were not acknowledged"
 
 
 def dns_failure(error: socket.gaierror) -> Outcome:
@@ -137,12 +152,14 @@ UNREACHABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAV
 def os_failure(number: int, phase: Phase) -> Outcome:
     if phase == "dns":
         return Outcome.DNS_UNAVAILABLE
+    if phase == "tls":
+        return Outcome.TLS_ERROR
     if number == errno.ECONNREFUSED:
         return Outcome.REFUSED
-    if number in UNREACHABLE:
-        return Outcome.UNREACHABLE
     if number == errno.ETIMEDOUT:
         return timeout_failure(phase)
+    if phase == "connect" or number in UNREACHABLE:
+        return Outcome.UNREACHABLE
     return Outcome.RESET
 
 
@@ -157,16 +174,8 @@ def timeout_failure(phase: Phase) -> Outcome:
     return Outcome.READ_TIMEOUT
 
 
-def errno_of(error: OSError) -> int | None:
-    """The error number; with several addresses that failed differently, that of the last one tried."""
-    if error.errno is not None:
-        return error.errno
-    numbers = re.findall(r"\[Errno (\d+)\]", str(error))
-    return int(numbers[-1]) if numbers else None
-
-
-def os_text(error: OSError, number: int) -> str:
-    return f"{errno.errorcode.get(number, number)}: {one_line(error.strerror or str(error))}"
+def os_text(error: OSError) -> str:
+    return f"{errno.errorcode.get(error.errno or 0, error.errno)}: {one_line(error.strerror or str(error))}"
 
 
 def tls_text(error: ssl.SSLError) -> str:

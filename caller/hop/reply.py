@@ -2,14 +2,17 @@
 
 import math
 import re
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from caller.hop.model import AnsweredBy
 from caller.hop.outcome import Outcome
 from common.messages import BODILESS, ClusterMetadata, Headers, MessageAck
 
 MARKER = "x-answered-by"
+MAX_HEADERS = 256
+"""Header names in a reply's body, and values of one name."""
 
 PROXY_HEADERS = (
     # Header, start of its value in lower case, proxy. The first match counts.
@@ -66,10 +69,16 @@ def answerer(headers: Headers, body: bytes, ack: MessageAck | None) -> AnsweredB
     return AnsweredBy(who="proxy", name="unknown", evidence=f"no {MARKER} header")
 
 
+class BoundedAck(MessageAck):
+    """The producer's reply with at most as many headers as a request may have: more would take seconds to explain."""
+
+    headers: dict[str, Annotated[list[str], Field(max_length=MAX_HEADERS)]] = Field(max_length=MAX_HEADERS)
+
+
 def ack_of(body: bytes, message_id: str) -> MessageAck | None:
     """The producer's reply, if the body is one and echoes this very message; else None."""
     try:
-        ack = MessageAck.model_validate_json(body)
+        ack = BoundedAck.model_validate_json(body)
     except ValidationError:
         return None
     return ack if ack.id == message_id else None

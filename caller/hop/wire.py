@@ -1,234 +1,455 @@
-"""The connection of a call: an aiohttp session that reports each step to the `CallClock` of the current call."""
+"""The connection of a call: resolve, connect, TLS, send, wait, body, each with its own time and its own facts.
+
+Non-blocking sockets on the event loop, without asyncio's transports, which lose a reply that arrived before a reset,
+and do not show when the kernel received it. See ADR 9.
+"""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextvars import ContextVar
-from functools import partial
-from http import HTTPStatus
-from typing import Any
+import time
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-import aiohttp
 import httpx
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import HttpProcessingError, RawResponseMessage
 
-from caller.hop.model import ConnectionMode
-from caller.hop.outcome import BrokenReply
+from caller.hop.connect import Connecting, Trial, address_text
+from caller.hop.kernel import receive, report_receive_time, tcp_info
+from caller.hop.outcome import ConnectionClosed
 from caller.hop.phases import CallClock
-from caller.hop.resolver import Resolver
-from caller.settings import Settings
+from caller.hop.reply_parser import ReplyParser
+from caller.hop.resolver import Addresses, Resolver, host_text
+from caller.hop.tls import Tls, alert_of
 
 IDLE_SECONDS = 15
 """Idle timeout of a connection: less than the producer's keep-alive and less than its drain on Kubernetes."""
-
-MAX_INTERIM_REPLIES = 100
-"""Replies of 1xx before the final one."""
-
-CURRENT_CALL: ContextVar[CallClock] = ContextVar("current_call")
-"""Clock of the call that the current task makes; httpx cannot pass one down to aiohttp's signals."""
+SWEEP_SECONDS = 3
+"""How often idle connections are looked through."""
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """httpx's transport over an aiohttp session, for requests whose body is complete. Does not close the session."""
+class Origin(NamedTuple):
+    """Where a connection leads to; connections to one origin are interchangeable."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.session = session
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """
-        :raises aiohttp.ClientError: no reply, or not HTTP.
-        :raises OSError: error of the connection.
-        """
-        response = await self.session.request(
-            request.method,
-            str(request.url),
-            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
-            data=request.read(),
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
-        )
-        return httpx.Response(response.status, headers=response.raw_headers, stream=Body(response))
+    scheme: str
+    host: str
+    port: int
 
 
-class Body(httpx.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.response = response
+class Wire(httpx.AsyncBaseTransport):
+    """Makes calls, each on one connection, and keeps idle connections by origin. A failed call is not repeated.
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self.response.content.iter_any())
-
-    async def aclose(self) -> None:
-        self.response.release()
-        await self.response.wait_for_close()
-
-
-def report_connection(clock: CallClock, transport: asyncio.Transport | None) -> None:
-    """Keep the addresses while there is a transport: aiohttp drops it once the body is read."""
-    if transport is None:
-        return
-    clock.connection["local_address"] = address_text(transport.get_extra_info("sockname"))
-    clock.connection["peer_address"] = address_text(transport.get_extra_info("peername"))
-    tls = transport.get_extra_info("ssl_object")
-    if tls is not None:
-        clock.connection["tls_version"] = tls.version()
-        clock.connection["tls_peer_name"] = peer_name(tls.getpeercert() or {})
-
-
-def address_text(address: Any) -> str | None:
-    if not address:
-        return None
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def peer_name(certificate: Mapping[str, Any]) -> str | None:
-    """The first name in a verified certificate: a subject alternative name (DNS, URI, IP), else the common name."""
-    for kind, name in certificate.get("subjectAltName", ()):
-        if kind in ("DNS", "URI", "IP Address"):
-            return str(name)
-    return next(
-        (str(value) for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), None
-    )
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """One context for all calls: creating one takes tens of ms, which would look like network time."""
-    if any(target.url.scheme == "https" for target in settings.targets):
-        context = ReportingTLS(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_default_certs()
-        return context
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-class ReportingTLS(ssl.SSLContext):
-    """aiohttp has no signal between TCP and TLS; the handshake starts when the connection is wrapped."""
-
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        if (clock := CURRENT_CALL.get(None)) is not None:
-            clock.close("connect", "tls")
-        return super().wrap_bio(*args, **kwargs)
-
-
-def reporting_session(mode: ConnectionMode, tls: ssl.SSLContext, resolver: Resolver) -> aiohttp.ClientSession:
-    """An aiohttp session that reports to `CURRENT_CALL`. No DNS cache: each new connection resolves the name."""
-    connector = aiohttp.TCPConnector(
-        limit=0,
-        ssl=tls,
-        resolver=ReportingResolver(resolver),
-        use_dns_cache=False,
-        # aiohttp refuses `keepalive_timeout` with `force_close`, even its default.
-        **({"force_close": True} if mode == "fresh" else {"keepalive_timeout": IDLE_SECONDS}),
-    )
-    connector._factory = partial(ReplyProtocol, loop=connector._loop)  # type: ignore[assignment]
-    return aiohttp.ClientSession(
-        connector=connector,
-        connector_owner=True,
-        response_class=ReportingResponse,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        trace_configs=[trace_config()],
-    )
-
-
-class ReplyProtocol(ResponseHandler):
-    """aiohttp's reply parser, with two fixes for 3.14.
-
-    A reply that is malformed after its head fails the read of its body: otherwise the call would end in a timeout.
-    Interim replies are discarded, and there may be at most `MAX_INTERIM_REPLIES`.
+    :param connect_timeout: of TCP and TLS together, over all addresses, in seconds.
+    :param max_reply_bytes: maximum size of the body of a reply, as it is sent.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.interim = 0
-
-    def data_received(self, data: bytes) -> None:
-        payload = self._payload
-        super().data_received(data)
-        broken = self._exception
-        if isinstance(broken, HttpProcessingError) and payload is not None and not payload.is_eof():
-            payload.set_exception(BrokenReply(broken.message), broken)
-
-    def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
-        status = data[0].code
-        if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
-            self.interim = 0
-            super().feed_data(data, size)
-            return
-        self.interim += 1
-        if self.interim == MAX_INTERIM_REPLIES and self.transport is not None:
-            self.transport.close()
-            self.set_exception(
-                HttpProcessingError(message=f"{MAX_INTERIM_REPLIES} interim replies, the last with status {status}")
-            )
-
-
-class ReportingResolver(AbstractResolver):
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, tls: ssl.SSLContext, connect_timeout: float, max_reply_bytes: int) -> None:
         self.resolver = resolver
+        self.tls = tls
+        self.connect_timeout = connect_timeout
+        self.max_reply_bytes = max_reply_bytes
+        self.idle: dict[Origin, list[OpenConnection]] = {}
+        self.sweep: asyncio.TimerHandle | None = None
 
-    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
-        found = await self.resolver.look_up(host, port)
-        CURRENT_CALL.get().addresses = list(dict.fromkeys(address[0] for _, address in found))
-        return [
-            ResolveResult(hostname=host, host=address[0], port=port, family=kind, proto=0, flags=0)
-            for kind, address in found
-        ]
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """The reply, as soon as its head is there. The call ends with `aclose` of the response.
 
-    async def close(self) -> None:
+        The extensions of the request are `clock`, a `CallClock` that gets every fact of the call, and `fresh`: whether
+        the call has a connection of its own, since a ClusterSetIP is balanced per connection. The request and the
+        response's stream raise:
+
+        :raises socket.gaierror: the name has no address.
+        :raises OSError: error of the connection.
+        :raises TimeoutError: `connect_timeout`.
+        :raises ssl.SSLError: TLS.
+        :raises ConnectionClosed: the other side closed the connection before the reply was complete.
+        :raises BrokenReply: the reply is not HTTP.
+        :raises ReplyTooLarge: the reply exceeds `max_reply_bytes`.
+        """
+        clock: CallClock = request.extensions["clock"]
+        is_fresh: bool = request.extensions["fresh"]
+        origin = origin_of(request.url)
+        headers = request.headers.raw
+        data = serialized(request, headers)
+        connection = None if is_fresh else self.idle_connection(origin)
+        if connection is None:
+            connection = await self.opened(origin, clock)
+        clock.sent_headers = headers
+        exchange = Exchange(self, origin, connection, clock, can_keep=not is_fresh)
+        try:
+            await exchange.head(data)
+        except BaseException:
+            await exchange.aclose()
+            raise
+        return httpx.Response(exchange.parser.status, headers=exchange.parser.headers, stream=exchange)
+
+    async def opened(self, origin: Origin, clock: CallClock) -> "OpenConnection":
+        """A new connection to the origin, with its TLS handshake if the scheme is `https`."""
+        addresses = literal_address(origin.host, origin.port)
+        if addresses is None:
+            clock.open = "dns"
+            addresses, ended = await self.resolver.look_up(origin.host, origin.port)
+            clock.addresses = list(dict.fromkeys(host_text(address) for _, address in addresses))
+            clock.close("dns", "connect", delay=time.perf_counter() - ended)
+        async with asyncio.timeout(self.connect_timeout):
+            connecting = Connecting(addresses, self.connect_timeout)
+            try:
+                connected = await connecting.finished()
+            finally:
+                clock.connection["attempts"] = connecting.attempts()
+            connection = OpenConnection(connected)
+            delay = connection.connect_delay(connected)
+            if origin.scheme == "http":
+                clock.close("connect", "send", at=connected.ended, delay=delay)
+            else:
+                clock.close("connect", "tls", at=connected.ended, delay=delay)
+                await Handshake(connection, Tls(self.tls, origin.host), clock).finished()
+        return connection
+
+    async def aclose(self) -> None:
+        """Close the idle connections."""
+        if self.sweep is not None:
+            self.sweep.cancel()
+        for connections in self.idle.values():
+            for connection in connections:
+                connection.close()
+        self.idle.clear()
+
+    # Idle connections
+
+    def release(self, origin: Origin, connection: "OpenConnection", *, keep: bool) -> None:
+        if not keep:
+            connection.close()
+            return
+        self.idle.setdefault(origin, []).append(connection)
+        if self.sweep is None:
+            self.sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.close_unusable)
+
+    def idle_connection(self, origin: Origin) -> "OpenConnection | None":
+        """The open connection that was used last, since it is the least likely to be closed at this moment."""
+        connections = self.idle.get(origin)
+        while connections:
+            connection = connections.pop()
+            if connection.is_idle_and_open():
+                return connection
+            connection.close()
+        return None
+
+    def close_unusable(self) -> None:
+        self.sweep = None
+        for origin, connections in list(self.idle.items()):
+            self.idle[origin] = [connection for connection in connections if connection.is_idle_and_open()]
+            for connection in set(connections).difference(self.idle[origin]):
+                connection.close()
+            if not self.idle[origin]:
+                del self.idle[origin]
+        if self.idle:
+            self.sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.close_unusable)
+
+
+class OpenConnection:
+    """A TCP connection: bytes to and from its socket. What comes in goes to `reader`."""
+
+    def __init__(self, connected: Trial) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.sock = sock = connected.sock
+        self.reader: Handshake | Exchange | None = None
+        """Who uses the connection; None: it is idle."""
+        self.tls: Tls | None = None
+        self.facts: dict[str, Any] = {
+            "local_address": address_text(sock.getsockname()),
+            "peer_address": address_text(connected.address),
+        }
+        """Of every call on this connection: fields of `Connection`."""
+        self.unsent = b""
+        self.send_error: OSError | None = None
+        self.is_writer = self.is_closed = False
+        self.calls = 0
+        self.idle_since = 0.0
+        self.sent = self.received = 0
+        """Bytes, of all calls. The next three are of the calls before this one."""
+        self.sent_before = self.received_before = self.retransmits_before = 0
+        report_receive_time(sock)
+        self.loop.add_reader(sock, self.on_readable)
+
+    def connect_delay(self, connected: Trial) -> float:
+        """How late the event loop noticed that the connection was open, in seconds: what exceeds the kernel's RTT."""
+        info = tcp_info(self.sock)
+        if info is None or info.retransmits or connected.ended is None:
+            return 0.0
+        return max(connected.ended - connected.started - info.rtt_millis / 1000, 0.0)
+
+    def send(self, data: bytes = b"") -> None:
+        """Send what the kernel takes now, and the rest when it takes more."""
+        self.unsent += data
+        try:
+            while self.unsent and self.send_error is None:
+                count = self.sock.send(self.unsent)
+                self.sent += count
+                self.unsent = self.unsent[count:]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            # The other side may have replied before it closed (RFC 9112, 9.5): a reply is read first.
+            self.send_error = error
+            self.unsent = b""
+        self.wait_for_writable(bool(self.unsent))
+        if not self.unsent and self.reader is not None:
+            self.reader.on_sent()
+
+    def wait_for_writable(self, wanted: bool) -> None:
+        if wanted == self.is_writer:
+            return
+        self.is_writer = wanted
+        if wanted:
+            self.loop.add_writer(self.sock, self.send)
+        else:
+            self.loop.remove_writer(self.sock)
+
+    def on_readable(self) -> None:
+        try:
+            data, late = receive(self.sock)
+            at = time.perf_counter()
+            self.received += len(data)
+            if self.reader is None:
+                self.on_idle_data(data)
+            elif data:
+                self.reader.on_data(data, at, late)
+            elif self.send_error is not None:
+                raise self.send_error
+            else:
+                self.loop.remove_reader(self.sock)
+                self.reader.on_end(at)
+        except BlockingIOError:
+            pass
+        except Exception as error:
+            self.loop.remove_reader(self.sock)
+            if self.reader is None:
+                self.close()
+            else:
+                self.reader.on_error(error)
+
+    def on_idle_data(self, data: bytes) -> None:
+        """Data between calls. Only TLS sends some, session tickets; all other means that the connection is over."""
+        if self.tls is None or not data or self.tls.decrypted(data) or self.tls.is_closed:
+            self.close()
+
+    def is_idle_and_open(self) -> bool:
+        return not self.is_closed and time.perf_counter() - self.idle_since <= IDLE_SECONDS
+
+    def report(self, clock: CallClock, error: BaseException | None) -> None:
+        """Give the facts of the connection to the call, before the socket is closed."""
+        facts = clock.connection
+        facts.update(self.facts)
+        facts["bytes_sent"] = self.sent - self.sent_before
+        facts["bytes_received"] = self.received - self.received_before
+        facts["closed_before_reply"] = clock.open != "body" and isinstance(error, ConnectionClosed | ConnectionError)
+        if self.tls is not None and error is not None:
+            facts["tls_alert"] = alert_of(error)
+        self.sent_before, self.received_before = self.sent, self.received
+        info = tcp_info(self.sock)
+        if info is not None:
+            facts["bytes_unacknowledged"] = max(self.sent - info.acknowledged, 0)
+            facts["kernel_rtt_millis"] = info.rtt_millis
+            facts["retransmits"] = info.retransmits - self.retransmits_before
+            self.retransmits_before = info.retransmits
+
+    def close(self) -> None:
+        if self.is_closed:
+            return
+        if self.tls is not None and self.send_error is None:
+            self.send(self.tls.close_notify())
+        self.is_closed = True
+        self.loop.remove_reader(self.sock)
+        self.wait_for_writable(False)
+        self.sock.close()
+
+
+class Handshake:
+    """The TLS handshake on a new connection."""
+
+    def __init__(self, connection: OpenConnection, tls: Tls, clock: CallClock) -> None:
+        self.connection = connection
+        self.tls = connection.tls = tls
+        self.clock = clock
+        self.future: asyncio.Future[None] = connection.loop.create_future()
+
+    async def finished(self) -> None:
+        """
+        :raises ssl.SSLError: refused by either side.
+        :raises ConnectionClosed: closed by the other side.
+        :raises OSError: error of the connection.
+        """
+        connection = self.connection
+        connection.reader = self
+        self.clock.late("tls", time.perf_counter() - self.clock.last)
+        try:
+            self.step()
+            await self.future
+        except BaseException as error:
+            self.clock.finish()
+            connection.facts |= self.tls.facts(error)
+            connection.report(self.clock, error)
+            connection.close()
+            raise
+        finally:
+            connection.reader = None
+        connection.facts |= self.tls.facts(None)
+
+    def step(self) -> None:
+        try:
+            is_finished = self.tls.handshake()
+        finally:
+            self.connection.send(self.tls.to_send())  # of a failed handshake: the alert
+        if is_finished and not self.future.done():
+            self.clock.close("tls", "send")
+            self.future.set_result(None)
+
+    def on_sent(self) -> None:
         pass
 
+    def on_data(self, data: bytes, at: float, late: float) -> None:
+        self.clock.late("tls", late)
+        self.tls.feed(data)
+        self.step()
 
-class ReportingResponse(aiohttp.ClientResponse):
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Called while the request is being sent; the only place where aiohttp exposes the connection."""
-        clock = CURRENT_CALL.get()
-        report_connection(clock, connection.transport)
-        response = await super().start(connection)
-        if self.version is not None:
-            clock.connection["http_version"] = f"{self.version.major}.{self.version.minor}"
-        return response
+    def on_end(self, at: float) -> None:
+        self.on_error(ConnectionClosed())
+
+    def on_error(self, error: Exception) -> None:
+        if not self.future.done():
+            self.clock.finish()
+            self.future.set_exception(error)
 
 
-def trace_config() -> aiohttp.TraceConfig:
-    """aiohttp's signals in the order of a call; each ends a phase."""
+class Exchange(httpx.AsyncByteStream):
+    """One request and its reply on a connection. As a stream it is the body of the reply, in one piece."""
 
-    async def dns_start(*_: Any) -> None:
-        CURRENT_CALL.get().open = "dns"
+    def __init__(
+        self, wire: Wire, origin: Origin, connection: OpenConnection, clock: CallClock, *, can_keep: bool
+    ) -> None:
+        self.wire = wire
+        self.origin = origin
+        self.connection = connection
+        self.clock = clock
+        self.can_keep = can_keep
+        self.parser = ReplyParser(wire.max_reply_bytes)
+        self.error: Exception | None = None
+        self.progress: asyncio.Future[None] | None = None
+        """Done when the head or the whole of the reply is there, or an error."""
 
-    async def dns_end(*_: Any) -> None:
-        CURRENT_CALL.get().close("dns", "connect")
+    async def head(self, request: bytes) -> None:
+        """Send the request, and wait for the head of the reply."""
+        connection, clock = self.connection, self.clock
+        connection.reader = self
+        clock.connection["reused"] = connection.calls > 0
+        if connection.calls:
+            clock.open = "send"
+            clock.connection["idle_millis"] = round((clock.started - connection.idle_since) * 1000, 3)
+        else:
+            clock.late("send", time.perf_counter() - clock.last)
+        connection.calls += 1
+        connection.send(connection.tls.encrypted(request) if connection.tls else request)
+        while not self.parser.has_head:
+            await self.next()
 
-    async def connection_made(*_: Any) -> None:
-        clock = CURRENT_CALL.get()
-        clock.connection["reused"] = False
-        clock.close(clock.open, "send")
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while not self.parser.is_complete:
+            await self.next()
+        yield bytes(self.parser.body)
 
-    async def connection_reused(*_: Any) -> None:
-        clock = CURRENT_CALL.get()
-        clock.connection["reused"] = True
-        clock.open = "send"
+    async def next(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.progress = self.connection.loop.create_future()
+        await self.progress
 
-    async def headers_sent(_: Any, __: Any, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
-        clock = CURRENT_CALL.get()
-        for name, value in sent.headers.items():
-            clock.sent_headers.setdefault(name.lower(), []).append(value)
-        clock.close("send", "wait")
+    async def aclose(self) -> None:
+        """The end of the call: the connection is kept if another call can use it, and otherwise closed."""
+        connection, clock, parser = self.connection, self.clock, self.parser
+        clock.finish()
+        connection.report(clock, self.error)
+        if parser.status:
+            clock.connection["http_version"] = parser.parser.get_http_version()
+        connection.reader = None
+        connection.idle_since = time.perf_counter()
+        is_open = self.error is None and connection.send_error is None and not connection.unsent
+        self.wire.release(self.origin, connection, keep=self.can_keep and is_open and parser.keeps_alive)
 
-    async def chunk_sent(*_: Any) -> None:
-        CURRENT_CALL.get().close("send", "wait")
+    def on_sent(self) -> None:
+        if self.clock.open == "send" and self.connection.send_error is None:
+            self.clock.close("send", "wait")
 
-    async def reply_started(*_: Any) -> None:
-        CURRENT_CALL.get().close("wait", "body")
+    def on_data(self, data: bytes, at: float, late: float) -> None:
+        tls = self.connection.tls
+        if tls is not None:
+            data = tls.decrypted(data)
+            if answer := tls.to_send():  # to a key update
+                self.connection.send(answer)
+        if data and not self.parser.is_complete:
+            self.on_reply_data(data, at, late)
+        elif data:
+            self.parser.feed(data)
+        if tls is not None and tls.error is not None:
+            raise tls.error
+        if tls is not None and tls.is_closed:
+            self.on_end(at)
 
-    config = aiohttp.TraceConfig()
-    config.on_dns_resolvehost_start.append(dns_start)
-    config.on_dns_resolvehost_end.append(dns_end)
-    config.on_connection_create_end.append(connection_made)
-    config.on_connection_reuseconn.append(connection_reused)
-    config.on_request_headers_sent.append(headers_sent)
-    config.on_request_chunk_sent.append(chunk_sent)
-    config.on_request_end.append(reply_started)
-    return config
+    def on_reply_data(self, data: bytes, at: float, late: float) -> None:
+        is_first = self.clock.open != "body"
+        if is_first:
+            if self.clock.open == "send":  # a reply before the end of the request
+                self.clock.close("send", "wait", at=at)
+            self.clock.close("wait", "body", at=at, delay=late)
+        self.parser.feed(data)
+        if self.parser.is_complete:
+            if not is_first:
+                self.clock.late("body", late)
+            self.clock.finish(at)
+        if self.parser.has_head:
+            self.wake()
+
+    def on_end(self, at: float) -> None:
+        if self.parser.is_complete:
+            self.parser.keeps_alive = False
+            return
+        self.parser.end()
+        self.clock.finish(at)
+        self.wake()
+
+    def on_error(self, error: Exception) -> None:
+        self.error = error
+        self.clock.finish()
+        self.wake()
+
+    def wake(self) -> None:
+        if self.progress is not None and not self.progress.done():
+            self.progress.set_result(None)
+
+
+def origin_of(url: httpx.URL) -> Origin:
+    return Origin(url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
+
+
+@lru_cache(maxsize=256)
+def literal_address(host: str, port: int) -> Addresses | None:
+    """The address, if the host is one; None: a name, to be resolved."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return None
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def serialized(request: httpx.Request, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The request as HTTP/1.1 sends it (RFC 9112, 3).
+
+    :raises ValueError: a header contains a line break.
+    """
+    parts = [request.method.encode(), b" ", request.url.raw_path, b" HTTP/1.1\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    head = b"".join(parts)
+    if head.count(b"\n") != len(headers) + 1 or head.count(b"\r") != head.count(b"\n"):
+        raise ValueError("a header contains a line break")
+    return b"%b\r\n%b" % (head, request.read())

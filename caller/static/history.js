@@ -79,7 +79,8 @@ function restored() {
 function isEntry(value) {
   const { at = NaN, text, link, outcome, hop, run } = value ?? {};
   const isText = [text, link, outcome].every((field) => typeof field === "string");
-  return isText && Math.abs(at) <= 8.64e15 && (hop?.answeredBy ?? run?.outages) !== undefined;
+  const isWhole = (hop?.connection?.attempts ?? run?.outages) !== undefined;
+  return isText && Math.abs(at) <= 8.64e15 && isWhole;
 }
 
 /** As many as there is room for: a browser that allows less than we do throws. */

@@ -5,9 +5,10 @@
  */
 
 import { checksText } from "./checks.js";
-import { phaseRows } from "./phases.js";
+import { connectionFacts } from "./connection.js";
+import { eventLoopText, phaseRows } from "./phases.js";
 import { outcomeRows, runText, runVerdict } from "./run.js";
-import { borders, choice, hopText, seconds, verdict } from "./words.js";
+import { borders, hopText, seconds, verdict } from "./words.js";
 
 /**
  * @typedef {import("../../types/wire.d.ts").CallerMessage} CallerMessage
@@ -35,6 +36,7 @@ function quoted(text) {
 /** @param {Explained} hop */
 export function callReport(hop) {
   const { diagnosis, headerDiff, startedAt } = hop;
+  const late = eventLoopText(hop);
   const changes = [...(headerDiff?.request ?? []), ...(headerDiff?.reply ?? [])].filter(
     ({ change }) => change !== "same",
   );
@@ -45,8 +47,7 @@ export function callReport(hop) {
     `- ${verdict(hop.crossing)}. ${borders(hop.crossing)}`,
     `- Caller: ${who(hop.callerMetadata)}`,
     `- Producer: ${hop.producerMetadata ? who(hop.producerMetadata) : "unknown"}`,
-    `- Target: ${code(hop.target)} at ${code(hop.connection.peerAddress ?? "no connection")}`,
-    `- Connection: ${hop.connection.mode}, ${choice(hop.connection.reused, "reused", "new", "none")}`,
+    `- Target: ${code(hop.target)}`,
     `- Answered by: ${line(hop.answeredBy.name)} (${line(hop.answeredBy.evidence)})`,
     hop.error && `- Error: ${line(hop.error)}`,
     `- Id: ${code(hop.id)}`,
@@ -55,6 +56,9 @@ export function callReport(hop) {
       ["Phase", "ms"],
       phaseRows(hop).map(({ children: [name, millis] }) => [name.textContent, millis.textContent]),
     ),
+    ...(late ? ["", line(late)] : []),
+    "",
+    ...table(["Connection", ""], connectionFacts(hop)),
     ...(diagnosis ? ["", `## ${line(diagnosis.title)}`, "", line(diagnosis.summary)] : []),
     ...(diagnosis?.causes.flatMap(({ cause, command, fix, source }, index) => [
       "",

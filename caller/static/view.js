@@ -2,13 +2,14 @@
  * A hop on the page, below the sentence.
  */
 
+import { connectionFacts } from "./connection.js";
 import { showDiagnosis } from "./diagnosis.js";
 import { showHeaderDiff } from "./diff.js";
 import { dnsReport } from "./dns.js";
 import { entry, part } from "./dom.js";
 import { showHeaders } from "./headers.js";
 import { nickname, paint } from "./names.js";
-import { longestPhase, phaseRows } from "./phases.js";
+import { eventLoopText, longestPhase, phaseRows } from "./phases.js";
 import { route } from "./route.js";
 import { choice, exactly, skewText, statusText } from "./words.js";
 
@@ -49,9 +50,12 @@ export function showHop(root, hop) {
   part(root, "producerMetadata").hidden = hop.producerMetadata === null;
   part(root, "producerUnknown").hidden = hop.producerMetadata !== null;
   part(root, "call").replaceChildren(...callEntries(hop));
-  part(root, "connection").replaceChildren(...connectionEntries(hop));
+  part(root, "connection").replaceChildren(
+    ...connectionFacts(hop).map(([name, value]) => entry(name, value)),
+  );
   part(root, "finding").textContent = longestPhase(hop);
   part(root, "phases").replaceChildren(...phaseRows(hop));
+  part(root, "eventLoop").textContent = eventLoopText(hop);
   part(root, "received").textContent = hop.received;
   part(root, "received").hidden = hop.received === null;
   part(root, "nothingReceived").hidden = hop.received !== null;
@@ -93,19 +97,5 @@ function callEntries(hop) {
     entry("Clock Skew", skewText(hop.clockSkew)),
     entry("Target", hop.target),
     entry("Id", hop.id),
-  ];
-}
-
-/** @param {Explained} hop */
-function connectionEntries({ addresses, connection }) {
-  return [
-    entry("State", choice(connection.reused, "reused", "new", "none")),
-    entry("Asked For", connection.mode),
-    entry("Local Address", connection.localAddress ?? "none"),
-    entry("Peer Address", connection.peerAddress ?? "none"),
-    entry("Addresses (getaddrinfo)", addresses.join(", ") || "not asked"),
-    entry("HTTP Version", connection.httpVersion ?? "none"),
-    entry("TLS Version", connection.tlsVersion ?? "none"),
-    entry("TLS Peer Name", connection.tlsPeerName ?? "none"),
   ];
 }

@@ -13,6 +13,7 @@ export const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 export const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const signed = new Intl.NumberFormat("en", { maximumFractionDigits: 1, signDisplay: "exceptZero" });
+const threeDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const exact = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
 
 /** @param {number} millis */
@@ -23,6 +24,11 @@ export function roughly(millis) {
 /** @param {number} millis */
 export function milliseconds(millis) {
   return `${tenths.format(millis)} ms`;
+}
+
+/** Three significant digits. @param {number} millis */
+export function significant(millis) {
+  return millis >= 1000 ? seconds(millis / 1000) : `${threeDigits.format(millis)} ms`;
 }
 
 /** @param {number} value in s */

@@ -247,7 +247,7 @@ def test_the_client_span_has_the_facts_of_the_hop() -> None:
     for name, attributes, at in client.events:
         assert attributes["caller.hop.phase.duration"] == pytest.approx(phases[name] / 1000)
         assert client.started <= at <= client.ended + 1_000_000  # the phases are rounded to µs
-    assert (client.ended - client.started) / 1e6 == pytest.approx(hop["roundTripTimeMillis"], abs=0.01)
+    assert (client.ended - client.started) / 1e6 >= hop["roundTripTimeMillis"] - 0.01, "and what was done before it"
     assert server.started <= client.started <= answering.started < client.ended <= server.ended
 
 

@@ -506,7 +506,7 @@ def assert_consistent(hop: dict[str, Any]) -> None:
         assert ERRORS.get(outcome, "") in hop["error"]
         assert hop["producerMetadata"] is None
         assert hop["crossing"] == {"cluster": None, "zone": None, "region": None}
-    connected = LAST_PHASE.get(outcome) not in ("dnsMillis", "connectMillis", "tlsMillis")
+    connected = LAST_PHASE.get(outcome) not in ("dnsMillis", "connectMillis")
     assert (hop["connection"]["peerAddress"] is not None) is connected
     assert (hop["addresses"] == []) is (outcome.startswith("dns_") or hop["target"] == FOREIGN_URL)
 

@@ -3,8 +3,11 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import struct
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -16,6 +19,9 @@ from starlette.types import ASGIApp
 from caller.app import create_app as create_caller
 from caller.hop.client import ProducerClient
 from caller.hop.metrics import HopMetrics
+from caller.hop.resolver import Addresses, Resolver
+from caller.hop.tls import tls_context
+from caller.hop.wire import Wire
 from caller.settings import Settings as CallerSettings
 from common.cluster import Identity
 from common.middleware.draining import Lifecycle
@@ -90,6 +96,34 @@ async def calling(*urls: str, **settings: Any) -> AsyncIterator[ProducerClient]:
         yield client
 
 
+class FixedResolver(Resolver):
+    """Every name has these addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__()
+        self.addresses = [parsed_address(address) for address in addresses]
+
+    async def look_up(self, host: str, port: int) -> tuple[Addresses, float]:
+        return self.addresses, time.perf_counter()
+
+
+def parsed_address(address: str) -> tuple[int, tuple[Any, ...]]:
+    """Family and address of `host:port` or `[host]:port`."""
+    host, _, port = address.rpartition(":")
+    if host.startswith("["):
+        return socket.AF_INET6, (host.strip("[]"), int(port), 0, 0)
+    return socket.AF_INET, (host, int(port))
+
+
+@asynccontextmanager
+async def calling_one_of(*addresses: str, **settings: Any) -> AsyncIterator[ProducerClient]:
+    """The caller's client; the name of its target has these addresses (`host:port`)."""
+    chosen = caller_settings("http://producer.test", **settings)
+    resolver = FixedResolver(*addresses)
+    async with Wire(resolver, tls_context(chosen), chosen.connect_timeout_seconds, chosen.max_reply_bytes) as wire:
+        yield ProducerClient(chosen, Identity(chosen), HopMetrics(CollectorRegistry()), wire, resolver)
+
+
 @asynccontextmanager
 async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A TCP server with this handler; its host:port."""
@@ -110,6 +144,34 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Asyn
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await server.wait_closed()
+
+
+@contextmanager
+def accepting(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A TCP server in a thread: `serve` gets one connection after another, each closed afterwards; its host:port."""
+
+    def accept() -> None:
+        with suppress(OSError):  # the listener was shut down
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.settimeout(10)
+                    serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(15)
+
+
+def close_with_reset(connection: socket.socket | asyncio.StreamWriter) -> None:
+    """The close of this connection will be a RST."""
+    sock = connection if isinstance(connection, socket.socket) else connection.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def replying(reply: bytes) -> Handler:
