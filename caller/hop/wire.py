@@ -182,9 +182,13 @@ class OpenConnection:
     def send(self, data: bytes = b"") -> None:
         """Send what the kernel takes now, and the rest when it takes more."""
         self.unsent += data
+        sent_at = None
         try:
             while self.unsent and self.send_error is None:
+                started, cpu = time.perf_counter(), time.thread_time()
                 count = self.sock.send(self.unsent)
+                # Not now: the kernel may have run the receiver before it came back to this thread.
+                sent_at = started + time.thread_time() - cpu
                 self.sent += count
                 self.unsent = self.unsent[count:]
         except BlockingIOError:
@@ -195,7 +199,7 @@ class OpenConnection:
             self.unsent = b""
         self.wait_for_writable(bool(self.unsent))
         if not self.unsent and self.reader is not None:
-            self.reader.on_sent()
+            self.reader.on_sent(sent_at)
 
     def wait_for_writable(self, wanted: bool) -> None:
         if wanted == self.is_writer:
@@ -305,7 +309,7 @@ class Handshake:
             self.clock.close("tls", "send")
             self.future.set_result(None)
 
-    def on_sent(self) -> None:
+    def on_sent(self, at: float | None) -> None:
         pass
 
     def on_data(self, data: bytes, at: float, late: float) -> None:
@@ -346,9 +350,8 @@ class Exchange(httpx.AsyncByteStream):
         if connection.calls:
             clock.open = "send"
             clock.connection["idle_millis"] = round((clock.started - connection.idle_since) * 1000, 3)
-        else:
-            clock.late("send", time.perf_counter() - clock.last)
         connection.calls += 1
+        clock.late("send", time.perf_counter() - clock.last)  # the caller's own work
         connection.send(connection.tls.encrypted(request) if connection.tls else request)
         while not self.parser.has_head:
             await self.next()
@@ -376,9 +379,9 @@ class Exchange(httpx.AsyncByteStream):
         is_open = self.error is None and connection.send_error is None and not connection.unsent
         self.wire.release(self.origin, connection, keep=self.can_keep and is_open and parser.keeps_alive)
 
-    def on_sent(self) -> None:
+    def on_sent(self, at: float | None) -> None:
         if self.clock.open == "send" and self.connection.send_error is None:
-            self.clock.close("send", "wait")
+            self.clock.close("send", "wait", at=at)
 
     def on_data(self, data: bytes, at: float, late: float) -> None:
         tls = self.connection.tls

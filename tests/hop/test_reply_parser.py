@@ -268,8 +268,8 @@ def test_a_body_of_the_maximum() -> None:
 
 HOSTILE = 30
 ROUNDS = 3
-READY_SECONDS = 1.0
-"""The target is 0.25 s, and was met by the figures below; here the server that makes the replies uses the same cores."""
+READY_SECONDS = 2.0
+"""The target is 0.25 s. The margin is for a busy machine, where the server of the replies uses the same cores."""
 NAMES = 82_000
 """Of headers; with them a reply has 1 MiB."""
 
