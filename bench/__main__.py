@@ -152,8 +152,7 @@ def accuracy_of(scale: Scale) -> list[accuracy.Measured]:
     measured: list[accuracy.Measured] = []
     for opened in () if accuracy.lacking() else scale.places:
         with opened() as place:
-            idle = [one for one in accuracy.LOADS if one.rate == 0]
-            measured += [accuracy.measure(place, one, scale.accuracy_calls) for one in idle]
+            measured += [accuracy.measure(place, one, scale.accuracy_calls) for one in accuracy.IDLE]
     return measured
 
 

@@ -14,7 +14,9 @@ A phase on the wire is
 - body: from there to the last segment of the reply.
 
 A phase of a hop begins before it, with the caller's own work, and ends after it, when the process runs again. An error
-is the duration by the hop minus that on the wire.
+is the duration by the hop minus that on the wire. `send` of a hop ends when the kernel has taken the request: a large
+one leaves later, at the pace of the other side's acknowledgements. The targets are for an idle caller and a small
+message.
 """
 
 import asyncio
@@ -230,7 +232,7 @@ class Measured(NamedTuple):
 
     @property
     def targets(self) -> list[Target]:
-        if self.load.rate:
+        if self.load not in IDLE:
             return []
         return [target for phase in PHASES if phase in self.hop for target in self.hop[phase].targets()]
 

@@ -114,7 +114,6 @@ class ProducerClient:
         response: httpx.Response | None = None
         error: Exception | None = None
         clock.connection["mode"] = connection
-        clock.start()
         try:
             async with asyncio.timeout(timeout_seconds or self.settings.call_timeout_seconds):
                 response = await self.wire.handle_async_request(request)

@@ -61,6 +61,8 @@ class Connecting:
         self.delay = max(min(ATTEMPT_DELAY, timeout / (len(self.waiting) + 1)), MIN_ATTEMPT_DELAY)
         self.trials: list[Trial] = []
         self.timer: asyncio.TimerHandle | None = None
+        self.socket_error = OSError(errno.EADDRNOTAVAIL, "no address")
+        """Why no socket could be made for an address."""
         self.future: asyncio.Future[Trial] = self.loop.create_future()
         """The successful attempt; or the error of the attempts, `ECONNREFUSED` before any other."""
         self.start_next()
@@ -84,10 +86,9 @@ class Connecting:
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM)
             except OSError as error:  # no more file descriptors, or the family is not supported
-                self.fail(error)
-                return
+                self.socket_error = error
+                continue
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             trial = Trial(address, sock)
             self.trials.append(trial)
             if (number := sock.connect_ex(address)) in (0, errno.EINPROGRESS):
@@ -97,7 +98,7 @@ class Connecting:
                 return
             self.end(trial, number)
         if not self.future.done() and all(trial.error for trial in self.trials):
-            self.fail(first_error(self.trials))
+            self.future.set_exception(first_error(self.trials) or self.socket_error)
 
     def on_writable(self, trial: Trial) -> None:
         self.loop.remove_writer(trial.sock)
@@ -113,10 +114,6 @@ class Connecting:
         if number:
             trial.error = OSError(number, os.strerror(number))
             trial.sock.close()
-
-    def fail(self, error: OSError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
     def stop(self, used: Trial | None) -> None:
         """End the attempts that are not over, and close every socket but that of the one that is used."""
@@ -147,10 +144,10 @@ class Connecting:
         ]
 
 
-def first_error(trials: list[Trial]) -> OSError:
+def first_error(trials: list[Trial]) -> OSError | None:
     """A refusal, if there is one: it is from the other side. Otherwise the last error."""
-    errors = [trial.error for trial in trials if trial.error]
-    return next((error for error in errors if error.errno == errno.ECONNREFUSED), errors[-1])
+    errors = [trial.error for trial in reversed(trials) if trial.error]
+    return next((error for error in errors if error.errno == errno.ECONNREFUSED), errors[0] if errors else None)
 
 
 def interleaved(addresses: Addresses) -> Addresses:

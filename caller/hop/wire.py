@@ -50,6 +50,7 @@ class Wire(httpx.AsyncBaseTransport):
         self.max_reply_bytes = max_reply_bytes
         self.idle: dict[Origin, list[OpenConnection]] = {}
         self.sweep: asyncio.TimerHandle | None = None
+        self.is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The reply, as soon as its head is there. The call ends with `aclose` of the response.
@@ -71,6 +72,7 @@ class Wire(httpx.AsyncBaseTransport):
         origin = origin_of(request.url)
         headers = request.headers.raw
         data = serialized(request, headers)
+        clock.start()
         connection = None if is_fresh else self.idle_connection(origin)
         if connection is None:
             connection = await self.opened(origin, clock)
@@ -107,7 +109,8 @@ class Wire(httpx.AsyncBaseTransport):
         return connection
 
     async def aclose(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections; those in use are closed when their call ends."""
+        self.is_closed = True
         if self.sweep is not None:
             self.sweep.cancel()
         for connections in self.idle.values():
@@ -118,7 +121,7 @@ class Wire(httpx.AsyncBaseTransport):
     # Idle connections
 
     def release(self, origin: Origin, connection: "OpenConnection", *, keep: bool) -> None:
-        if not keep:
+        if self.is_closed or not keep:
             connection.close()
             return
         self.idle.setdefault(origin, []).append(connection)
@@ -130,7 +133,7 @@ class Wire(httpx.AsyncBaseTransport):
         connections = self.idle.get(origin)
         while connections:
             connection = connections.pop()
-            if connection.is_idle_and_open():
+            if connection.is_usable():
                 return connection
             connection.close()
         return None
@@ -169,6 +172,7 @@ class OpenConnection:
         self.sent = self.received = 0
         """Bytes, of all calls. The next three are of the calls before this one."""
         self.sent_before = self.received_before = self.retransmits_before = 0
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         report_receive_time(sock)
         self.loop.add_reader(sock, self.on_readable)
 
@@ -240,6 +244,12 @@ class OpenConnection:
 
     def is_idle_and_open(self) -> bool:
         return not self.is_closed and time.perf_counter() - self.idle_since <= IDLE_SECONDS
+
+    def is_usable(self) -> bool:
+        """The same, with a close that the event loop has not noticed yet."""
+        if self.is_idle_and_open():
+            self.on_readable()
+        return self.is_idle_and_open()
 
     def report(self, clock: CallClock, error: BaseException | None) -> None:
         """Give the facts of the connection to the call, before the socket is closed."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 import time
@@ -19,7 +20,7 @@ from tests.support.servers import calling_one_of, producing, swallowing
 MESSAGE = Message(payload="test")
 TIMEOUT_SECONDS = 0.5
 TOLERANCE_SECONDS = 0.3
-"""A failure is explained at most this long after its timeout (DESIGN, 10)."""
+"""A failure is explained at most this long after its timeout."""
 
 
 async def hop_to(*addresses: str, timeout: float = TIMEOUT_SECONDS) -> Hop:
@@ -75,11 +76,10 @@ async def test_a_refusal_is_followed_by_the_next_address_immediately() -> None:
     assert hop.phases.connect_millis < ATTEMPT_DELAY * 1000
 
 
-async def test_an_answer_of_the_first_address_ends_the_other_attempts() -> None:
-    """The first SYN is answered after the second attempt has begun: both are open, and the first answer counts."""
+async def test_the_addresses_after_the_one_that_answers_are_not_tried() -> None:
     async with swallowing() as dead, producing() as url:
         hop = await hop_to(dead, url.removeprefix("http://"), refusing(), timeout=30)
-    assert errors(hop) == [NO_ANSWER, None], "the third is not tried"
+    assert errors(hop) == [NO_ANSWER, None]
 
 
 UNREACHABLE = "255.255.255.255:8080"
@@ -216,3 +216,20 @@ async def test_a_socket_that_cannot_be_created_is_an_error_of_the_attempts() -> 
     with pytest.raises(OSError, match="not supported"):
         await connecting.finished()
     assert connecting.attempts() == []
+
+
+async def test_without_a_file_descriptor_the_address_is_unreachable_and_later_it_is_not() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with producing() as url, calling_one_of(url.removeprefix("http://")) as client:
+        target = client.settings.producer_url
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            without = await client.call(MESSAGE, target, connection="fresh")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        hop = await client.call(MESSAGE, target, connection="fresh")
+    assert (without.outcome, without.status_code) == (Outcome.UNREACHABLE, 502)
+    assert (without.error or "").startswith("EMFILE")
+    assert hop.outcome is Outcome.OK

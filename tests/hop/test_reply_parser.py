@@ -280,7 +280,9 @@ async def many_headers(writer: asyncio.StreamWriter, message: str) -> None:
 
 async def many_names(writer: asyncio.StreamWriter, message: str) -> None:
     body = MANY_NAMES.replace(b"MESSAGE", message.encode())
-    writer.write(HEAD + b"x-answered-by: sample-producer\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    writer.write(
+        HEAD + b"x-answered-by: sample-producer\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    )
 
 
 async def extensions(writer: asyncio.StreamWriter, message: str) -> None:
