@@ -26,11 +26,11 @@ class Target:
 
     url: httpx.URL
 
-    @property
+    @cached_property
     def host(self) -> str:
         return self.url.host
 
-    @property
+    @cached_property
     def port(self) -> int:
         return self.url.port or (443 if self.url.scheme == "https" else 80)
 
@@ -41,7 +41,7 @@ class Target:
     def __hash__(self) -> int:
         return hash(self.name)  # that of the URL makes its text again each time
 
-    @property
+    @cached_property
     def kind(self) -> NameKind:
         if self.host.endswith(".clusterset.local"):
             return "clusterset.local"

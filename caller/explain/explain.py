@@ -61,7 +61,7 @@ class Explainer:
             timeouts=(settings.connect_timeout_seconds, timeout_seconds or settings.call_timeout_seconds),
         )
         return Explained(
-            **dict(hop),
+            **vars(hop),
             clock_skew=clock_skew_of(hop),
             header_diff=header_diff(hop.sent_headers, hop.producer_headers, hop.returned_headers),
             diagnosis=diagnosis,

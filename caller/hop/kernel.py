@@ -15,11 +15,14 @@ RECEIVE_SIZE = 65_536
 _TIMESPEC = struct.Struct("@ll")
 _ANCILLARY_SIZE = socket.CMSG_SPACE(_TIMESPEC.size)
 
-_TCP_INFO = struct.Struct("@68xI28xI16xQ")
-"""tcpi_rtt, tcpi_total_retrans, tcpi_bytes_acked of `struct tcp_info` (linux/tcp.h)."""
+_TCP_INFO = struct.Struct("@B67xI28xI16xQ")
+"""tcpi_state, tcpi_rtt, tcpi_total_retrans, tcpi_bytes_acked of `struct tcp_info` (linux/tcp.h)."""
+_ESTABLISHED = 1
 
 
 class TcpInfo(NamedTuple):
+    is_open: bool
+    """Neither side has closed it."""
     rtt_millis: float
     """Smoothed round-trip time; after the handshake: that of SYN and SYN-ACK."""
     retransmits: int
@@ -33,12 +36,13 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
     if sys.platform != "linux":
         return None
     try:
-        rtt, retransmits, acknowledged = _TCP_INFO.unpack(
+        state, rtt, retransmits, acknowledged = _TCP_INFO.unpack(
             sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         )
     except (OSError, struct.error):  # closed; or a kernel before 4.1
         return None
-    return TcpInfo(rtt / 1000, retransmits, max(acknowledged - 1, 0))  # the SYN counts as a byte
+    # The SYN counts as a byte.
+    return TcpInfo(state == _ESTABLISHED, rtt / 1000, retransmits, max(acknowledged - 1, 0))
 
 
 def report_receive_time(sock: socket.socket) -> None:

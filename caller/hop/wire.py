@@ -247,9 +247,8 @@ class OpenConnection:
 
     def is_usable(self) -> bool:
         """The same, with a close that the event loop has not noticed yet."""
-        if self.is_idle_and_open():
-            self.on_readable()
-        return self.is_idle_and_open()
+        info = tcp_info(self.sock) if self.is_idle_and_open() else None
+        return self.is_idle_and_open() if info is None else info.is_open
 
     def report(self, clock: CallClock, error: BaseException | None) -> None:
         """Give the facts of the connection to the call, before the socket is closed."""
