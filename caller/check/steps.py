@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from caller.check.model import Check, Verdict
 from caller.explain.dns import DnsAnswer, DnsReport, ResolvConf, cluster_domain
 from caller.explain.explain import Explained
+from caller.hop.connect import failed_attempts
 from caller.hop.outcome import Outcome
 from caller.target import Target
 from common import __version__
@@ -136,7 +137,11 @@ def answer_text(answer: DnsAnswer) -> str:
 
 
 def tcp_finding(hop: Explained, _: DnsReport) -> Finding:
-    return "pass", f"connected to {hop.connection.peer_address} in {hop.phases.connect_millis} ms", None
+    evidence = f"connected to {hop.connection.peer_address} in {hop.phases.connect_millis} ms"
+    failed = failed_attempts(hop.connection.attempts)
+    if failed:
+        return "warn", f"{evidence}; {failed}", "compare the addresses of the name with the producer's pods"
+    return "pass", evidence, None
 
 
 def tls_finding(hop: Explained, _: DnsReport) -> Finding:

@@ -226,7 +226,7 @@ def symptoms_of_connection(hop: Hop, message: Message, call_timeout: float) -> I
         yield "unacknowledged"
         if connection.bytes_sent > MIN_IPV6_MTU:
             yield "large_request"
-    if hop.outcome is Outcome.OK and any(attempt.error for attempt in connection.attempts):
+    if hop.outcome is Outcome.OK and failed_attempts(connection.attempts):
         yield "dead_addresses"
     if hop.outcome is Outcome.TLS_ERROR:
         yield from symptoms_of_tls(hop)

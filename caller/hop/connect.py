@@ -170,7 +170,14 @@ SHOWN_ATTEMPTS = 3
 
 
 def failed_attempts(attempts: Sequence[Attempt]) -> str:
-    """The first of the attempts that failed, with their errors; all of them are in the hop."""
-    texts = [f"{attempt.address} {attempt.error}" for attempt in attempts if attempt.error]
+    """The first of the attempts that failed, with their errors; all of them are in the hop.
+
+    Without loopback: `localhost` has an IPv6 address on many machines, on which few programs listen.
+    """
+    texts = [
+        f"{attempt.address} {attempt.error}"
+        for attempt in attempts
+        if attempt.error and not attempt.address.startswith(("[::1]", "127."))
+    ]
     more = len(texts) - SHOWN_ATTEMPTS
     return ", ".join([*texts[:SHOWN_ATTEMPTS], *([f"and {more} more"] if more > 0 else [])])

@@ -8,15 +8,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import trustme
 
 from caller.check.preflight import CALL_SECONDS, REUSE_SECONDS
-from caller.explain.dns import SYSTEM_SECONDS
+from caller.check.steps import tcp_finding
+from caller.explain.dns import SYSTEM_SECONDS, DnsReport
+from caller.explain.explain import Explainer
+from caller.hop.outcome import Outcome
 from common import __version__
+from common.messages import Message
 from lab.lab import (
     CLUSTER_DNS,
     CLUSTER_NAME,
@@ -34,6 +38,7 @@ from lab.processes import Service
 from tests.support.servers import (
     Handler,
     caller_app,
+    calling_one_of,
     http_reply,
     in_process,
     listening,
@@ -423,3 +428,16 @@ def reset(writer: asyncio.StreamWriter) -> None:
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     writer.transport.abort()
+
+
+async def test_an_address_that_fails_before_another_one_connects_is_a_warning() -> None:
+    message = Message(payload="test")
+    async with producing() as url, calling_one_of("255.255.255.255:8080", url.removeprefix("http://")) as client:
+        target = client.settings.producer_url
+        hop = await client.call(message, target, connection="fresh")
+        explained = await Explainer(client).explain(hop, message, target)
+    verdict, evidence, _ = tcp_finding(explained, cast(DnsReport, None))
+    assert hop.outcome is Outcome.OK
+    assert (verdict, evidence.partition("; ")[2]) == ("warn", "255.255.255.255:8080 ENETUNREACH")
+    assert explained.diagnosis is not None
+    assert explained.diagnosis.severity == "warning"
