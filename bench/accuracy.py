@@ -367,7 +367,7 @@ def call_of(hop: Hop) -> Call:
 
 def loop_delay(hop: Hop) -> float:
     """In ms; 0: not measured."""
-    return getattr(hop.phases, "event_loop_delay_millis", None) or 0.0
+    return hop.phases.event_loop_delay_millis or 0.0
 
 
 def curls_of(place: Place, load: Load, calls: int) -> list[Call]:
@@ -540,7 +540,7 @@ def rows_of(measured: Measured) -> Iterator[tuple[str, ...]]:
             continue
         one = hop[phase]
         wire, before, after = (f"{statistics.median(values):.3f}" for values in (one.wire, one.before, one.after))
-        verdict = "–" if load.rate or phase == PUNCTUAL_WAIT else worst(one.targets())
+        verdict = "–" if load not in IDLE or phase == PUNCTUAL_WAIT else worst(one.targets())
         of_curl = curl[phase].cells() if phase in curl else ["–"] * 3
         yield (place, str(load), phase, wire, *one.cells(), before, after, str(len(one.wire)), verdict, *of_curl)
 

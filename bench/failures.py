@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.request import Request
 
 from bench.programs import DIRECT
-from lab.processes import CALLER, Service, start
+from lab.processes import CALLER, Service, full_queue, start
 
 ROUNDS = 3
 TIMEOUT_SECONDS = 1.0
@@ -26,8 +26,6 @@ CALL_SECONDS = 60.0
 """Of the call during a connect, so that it does not end before the connect does."""
 NAME = "ten-addresses.test"
 ADDRESSES = [f"127.0.1.{number}" for number in range(1, 11)]
-FILLERS = 4
-"""Connections that fill the accept queue of `listen(0)`, and more."""
 
 UNSHARE = ("unshare", "--map-root-user", "--mount")
 MOUNT = 'mount --bind "$0" /etc/hosts && exec "$@"'
@@ -65,8 +63,8 @@ def is_possible() -> bool:
 
 def measure(rounds: int = ROUNDS) -> Failures:
     with ExitStack() as stack:
-        silent = stack.enter_context(listening("127.0.0.1", 128))
-        full = stack.enter_context(full_queue("127.0.0.1"))
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        full = stack.enter_context(full_queue())
         port = stack.enter_context(full_queue(ADDRESSES[0]))
         for address in ADDRESSES[1:]:
             stack.enter_context(full_queue(address, port))
@@ -81,24 +79,6 @@ def measure(rounds: int = ROUNDS) -> Failures:
             for case in cases:
                 late[case.name].append(seconds_late(caller, case))
     return Failures(late)
-
-
-@contextmanager
-def listening(address: str, backlog: int, port: int = 0) -> Iterator[int]:
-    """A server that accepts no connection; its port. The kernel completes handshakes until the backlog is full."""
-    with socket.create_server((address, port), backlog=backlog) as server:
-        yield server.getsockname()[1]
-
-
-@contextmanager
-def full_queue(address: str, port: int = 0) -> Iterator[int]:
-    """A port whose accept queue is full."""
-    with listening(address, 0, port) as taken, ExitStack() as stack:
-        for _ in range(FILLERS):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex((address, taken))
-        yield taken
 
 
 @contextmanager

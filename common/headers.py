@@ -53,9 +53,8 @@ def header_map(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """`name -> [values]`, names in lower case, values of one name in their order; secrets redacted."""
     headers: Headers = {}
     for raw_name, value in raw:
-        name = lower_name(raw_name)
-        headers.setdefault(name, []).append(REDACTED if name in SECRET else value.decode("latin-1"))
-    return headers
+        headers.setdefault(lower_name(raw_name), []).append(value.decode("latin-1"))
+    return redacted(headers)
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -94,6 +94,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+QUEUE_FILLERS = 4
+"""Connections that fill the accept queue of `listen(0)`, and more."""
+
+
+@contextmanager
+def full_queue(address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A port whose accept queue is full, so that the kernel drops further SYNs."""
+    with socket.create_server((address, port), backlog=0) as listener, ExitStack() as stack:
+        for _ in range(QUEUE_FILLERS):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 def start(module: Sequence[str], environment: Mapping[str, str], prefix: Sequence[str] = ()) -> Service:

@@ -358,16 +358,18 @@ def unreachable(server: httpx.URL, error: Exception) -> ReadError:
         step = "compare ca.crt with the ConfigMap kube-root-ca.crt of the namespace; check for a proxy in between"
         return ReadError(reason, step, fatal=True)
     step = "check that no NetworkPolicy and no firewall blocks the pod"
-    return ReadError(f"cannot reach the API server {server}: {os_text(cause)}", step, fatal=True)
+    text = os_text(cause) if cause else "the connection was closed without a reply"
+    return ReadError(f"cannot reach the API server {server}: {text}", step, fatal=True)
 
 
-def network_error(error: BaseException | None) -> OSError:
-    """The error below those of httpx and of the libraries under it, which raise one another."""
+def network_error(error: BaseException | None) -> OSError | None:
+    """The error below those of httpx and of the libraries under it, which raise one another; None: there is none."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error
-        error = error.__cause__ or error.__context__
-    return OSError(0, "the connection was closed without a reply")
+        below = error.exceptions[-1] if isinstance(error, BaseExceptionGroup) else None  # of anyio, for each address
+        error = below or error.__cause__ or error.__context__
+    return None
 
 
 def parse_reply(status: int, body: bytes, kind: type[M]) -> M | Missing | ReadError:

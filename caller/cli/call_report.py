@@ -9,7 +9,7 @@ from caller.cli.terminal import BAR_CELLS, printable, say, terminal
 from caller.explain.explain import Explained
 from caller.hop.connect import Attempt
 from caller.hop.model import Certificate, Crossing, Hop
-from caller.hop.outcome import Outcome
+from caller.hop.outcome import Outcome, unacknowledged_text
 from caller.hop.phases import PHASES, Phases
 from common.messages import ClusterMetadata
 
@@ -132,9 +132,9 @@ def validity_text(certificate: Certificate, at: datetime) -> str:
 def exchange_texts(hop: Hop) -> Iterator[str]:
     """Bytes and packets of the call."""
     connection = hop.connection
-    unacknowledged = unacknowledged_text(hop)
-    if unacknowledged and unacknowledged not in (hop.error or ""):
-        yield unacknowledged
+    lost = lost_text(hop)
+    if lost and lost not in (hop.error or ""):
+        yield lost
     elif connection.bytes_sent is not None:
         yield f"{connection.bytes_sent:,} bytes sent"
     if connection.bytes_received is not None:
@@ -147,12 +147,12 @@ def exchange_texts(hop: Hop) -> Iterator[str]:
         yield "closed before a reply"
 
 
-def unacknowledged_text(hop: Hop) -> str:
+def lost_text(hop: Hop) -> str:
     """Empty after a reply, and after a refused certificate: the caller closes right after its TLS alert."""
     connection = hop.connection
     if hop.answered_by.who != "none" or connection.tls_verify_error or not connection.bytes_unacknowledged:
         return ""
-    return f"{connection.bytes_unacknowledged:,} of {connection.bytes_sent or 0:,} bytes sent were not acknowledged"
+    return unacknowledged_text(connection.bytes_unacknowledged, connection.bytes_sent or 0)
 
 
 def event_loop_text(phases: Phases) -> str:

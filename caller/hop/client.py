@@ -23,7 +23,7 @@ from caller.hop.phases import CallClock
 from caller.hop.reply import ack_of, answerer, metadata_of, reply_outcome, server_timing
 from caller.hop.resolver import Resolver
 from caller.hop.tls import tls_context
-from caller.hop.wire import Wire
+from caller.hop.wire import HopTransport
 from caller.settings import Settings
 from caller.target import Target
 from common import __version__
@@ -50,7 +50,7 @@ GZIP_OR_ZLIB = 47
 """`wbits` of zlib: detects a gzip or a zlib header."""
 
 LARGE_REPLY_BYTES = 65_536
-"""Replies above this are parsed one at a time."""
+"""Replies above this are parsed one at a time, with other work of the event loop between them."""
 
 FAILURES = (OSError, ConnectionClosed, BrokenReply, ReplyTooLarge, httpx.DecodingError)
 """Errors of the network or of the other side. Any other exception is a bug of the caller."""
@@ -64,14 +64,14 @@ class ProducerClient:
         settings: Settings,
         identity: Identity,
         metrics: HopMetrics,
-        wire: httpx.AsyncBaseTransport,
+        transport: httpx.AsyncBaseTransport,
         resolver: Resolver,
         spans: "HopSpans | None" = None,
     ) -> None:
         self.settings = settings
         self.identity = identity
         self.metrics = metrics
-        self.wire = wire
+        self.transport = transport
         self.large_replies = asyncio.Lock()
         self.last_seen: dict[Target, ClusterMetadata] = {}
         """Who answered the last call to a target that was answered by a producer."""
@@ -85,10 +85,10 @@ class ProducerClient:
     ) -> AsyncIterator[Self]:
         """A client whose connections are closed at the end; `spans`: if traces are enabled."""
         resolver = Resolver()
-        async with Wire(
+        async with HopTransport(
             resolver, tls_context(settings), settings.connect_timeout_seconds, settings.max_reply_bytes
-        ) as wire:
-            yield cls(settings, identity, metrics, wire, resolver, spans)
+        ) as transport:
+            yield cls(settings, identity, metrics, transport, resolver, spans)
 
     async def call(
         self,
@@ -116,10 +116,13 @@ class ProducerClient:
         clock.connection["mode"] = connection
         try:
             async with asyncio.timeout(timeout_seconds or self.settings.call_timeout_seconds):
-                response = await self.wire.handle_async_request(request)
+                response = await self.transport.handle_async_request(request)
                 async for piece in cast(httpx.AsyncByteStream, response.stream):
                     body = piece
             body = decompressed(response, body, self.settings.max_reply_bytes)
+            if len(body) > LARGE_REPLY_BYTES:
+                async with self.large_replies:
+                    await asyncio.sleep(0)
         except FAILURES as failure:
             error = failure
         except asyncio.CancelledError:
@@ -132,13 +135,7 @@ class ProducerClient:
             clock.finish()
             if response is not None:
                 await response.aclose()
-        if len(body) > LARGE_REPLY_BYTES:
-            # One at a time, so that other work of the event loop comes between them.
-            async with self.large_replies:
-                await asyncio.sleep(0)
-                hop = self.hop(message, target, connection, clock, response, body, error, caller_headers or {})
-        else:
-            hop = self.hop(message, target, connection, clock, response, body, error, caller_headers or {})
+        hop = self.hop(message, target, connection, clock, response, body, error, caller_headers or {})
         self.metrics.observe(target, hop, reply_status=None if error or response is None else response.status_code)
         if hop.producer_metadata is not None:
             self.last_seen[target] = hop.producer_metadata

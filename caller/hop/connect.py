@@ -38,8 +38,8 @@ class Attempt(Wire):
 
 
 @dataclass(eq=False)
-class Trial:
-    """One attempt. `ended` is None while it is pending, and `error` is None if it succeeded."""
+class AttemptSocket:
+    """The socket of one attempt. `ended` is None while it is pending, and `error` is None if it succeeded."""
 
     address: SocketAddress
     sock: socket.socket
@@ -59,15 +59,15 @@ class Connecting:
         self.loop = asyncio.get_running_loop()
         self.waiting = deque(interleaved(addresses)[:MAX_ATTEMPTS])
         self.delay = max(min(ATTEMPT_DELAY, timeout / (len(self.waiting) + 1)), MIN_ATTEMPT_DELAY)
-        self.trials: list[Trial] = []
+        self.sockets: list[AttemptSocket] = []
         self.timer: asyncio.TimerHandle | None = None
         self.socket_error = OSError(errno.EADDRNOTAVAIL, "no address")
         """Why no socket could be made for an address."""
-        self.future: asyncio.Future[Trial] = self.loop.create_future()
+        self.future: asyncio.Future[AttemptSocket] = self.loop.create_future()
         """The successful attempt; or the error of the attempts, `ECONNREFUSED` before any other."""
         self.start_next()
 
-    async def finished(self) -> Trial:
+    async def finished(self) -> AttemptSocket:
         """The successful attempt. Every other socket is closed; with an error or a cancellation, all of them.
 
         :raises OSError: all attempts failed.
@@ -89,43 +89,43 @@ class Connecting:
                 self.socket_error = error
                 continue
             sock.setblocking(False)
-            trial = Trial(address, sock)
-            self.trials.append(trial)
+            attempt = AttemptSocket(address, sock)
+            self.sockets.append(attempt)
             if (number := sock.connect_ex(address)) in (0, errno.EINPROGRESS):
-                self.loop.add_writer(sock, self.on_writable, trial)
+                self.loop.add_writer(sock, self.on_writable, attempt)
                 if self.waiting:
                     self.timer = self.loop.call_later(self.delay, self.start_next)
                 return
-            self.end(trial, number)
-        if not self.future.done() and all(trial.error for trial in self.trials):
-            self.future.set_exception(first_error(self.trials) or self.socket_error)
+            self.end(attempt, number)
+        if not self.future.done() and all(attempt.error for attempt in self.sockets):
+            self.future.set_exception(first_error(self.sockets) or self.socket_error)
 
-    def on_writable(self, trial: Trial) -> None:
-        self.loop.remove_writer(trial.sock)
-        number = trial.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self.end(trial, number)
+    def on_writable(self, attempt: AttemptSocket) -> None:
+        self.loop.remove_writer(attempt.sock)
+        number = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self.end(attempt, number)
         if number == 0 and not self.future.done():
-            self.future.set_result(trial)
+            self.future.set_result(attempt)
         elif number:
             self.start_next()
 
-    def end(self, trial: Trial, number: int) -> None:
-        trial.ended = time.perf_counter()
+    def end(self, attempt: AttemptSocket, number: int) -> None:
+        attempt.ended = time.perf_counter()
         if number:
-            trial.error = OSError(number, os.strerror(number))
-            trial.sock.close()
+            attempt.error = OSError(number, os.strerror(number))
+            attempt.sock.close()
 
-    def stop(self, used: Trial | None) -> None:
+    def stop(self, used: AttemptSocket | None) -> None:
         """End the attempts that are not over, and close every socket but that of the one that is used."""
         self.stop_timer()
         self.waiting.clear()
-        for trial in self.trials:
-            if trial.ended is None:
-                self.loop.remove_writer(trial.sock)
-                trial.ended = time.perf_counter()
-                trial.error = TimeoutError(NO_ANSWER)
-            if trial is not used:
-                trial.sock.close()
+        for attempt in self.sockets:
+            if attempt.ended is None:
+                self.loop.remove_writer(attempt.sock)
+                attempt.ended = time.perf_counter()
+                attempt.error = TimeoutError(NO_ANSWER)
+            if attempt is not used:
+                attempt.sock.close()
 
     def stop_timer(self) -> None:
         if self.timer is not None:
@@ -136,17 +136,17 @@ class Connecting:
         """In the order of their start."""
         return [
             Attempt(
-                address=address_text(trial.address),
-                error=error_text(trial.error) if trial.error else None,
-                millis=round(((trial.ended or time.perf_counter()) - trial.started) * 1000, 3),
+                address=address_text(attempt.address),
+                error=error_text(attempt.error) if attempt.error else None,
+                millis=round(((attempt.ended or time.perf_counter()) - attempt.started) * 1000, 3),
             )
-            for trial in self.trials
+            for attempt in self.sockets
         ]
 
 
-def first_error(trials: list[Trial]) -> OSError | None:
+def first_error(sockets: list[AttemptSocket]) -> OSError | None:
     """A refusal, if there is one: it is from the other side. Otherwise the last error."""
-    errors = [trial.error for trial in reversed(trials) if trial.error]
+    errors = [attempt.error for attempt in reversed(sockets) if attempt.error]
     return next((error for error in errors if error.errno == errno.ECONNREFUSED), errors[0] if errors else None)
 
 

@@ -82,16 +82,15 @@ def failure_of(error: Exception, clock: CallClock) -> tuple[Outcome, str]:
         return outcome, f"{os_text(error)}{attempts_text(clock) or f' while in phase {phase}'}"
     if isinstance(error, TimeoutError):
         seconds = clock.millis[f"{phase}_millis"] / 1000
-        details = f"{attempts_text(clock)}{unacknowledged_text(clock)}"
+        unacknowledged = clock.connection.get("bytes_unacknowledged") if phase in ("send", "wait") else None
+        lost = f"; {unacknowledged_text(unacknowledged, clock.connection['bytes_sent'])}" if unacknowledged else ""
+        details = f"{attempts_text(clock)}{lost}"
         return timeout_failure(phase), f"{UNFINISHED[phase]} within {seconds:.3g} s{details}"
     if isinstance(error, ConnectionClosed):
         if phase == "tls":
             return Outcome.TLS_ERROR, "the connection was closed during the TLS handshake"
         if refused_client(clock):
-            return (
-                Outcome.TLS_ERROR,
-                "the connection was closed after the TLS handshake, without a reply",
-            )
+            return Outcome.TLS_ERROR, "the connection was closed after the TLS handshake, without a reply"
         if phase == "body":
             return Outcome.CLOSED, "the connection was closed before the reply was complete"
         return Outcome.CLOSED, "the connection was closed without a reply"
@@ -129,12 +128,8 @@ def attempts_text(clock: CallClock) -> str:
     return f" ({len(attempts)} addresses tried)" if attempts else ""
 
 
-def unacknowledged_text(clock: CallClock) -> str:
-    """How much of the request the other side's kernel has not acknowledged; empty if all of it."""
-    unacknowledged = clock.connection.get("bytes_unacknowledged")
-    if clock.open not in ("send", "wait") or not unacknowledged:
-        return ""
-    return f"; {unacknowledged:,} of {clock.connection['bytes_sent']:,} bytes sent were not acknowledged"
+def unacknowledged_text(unacknowledged: int, sent: int) -> str:
+    return f"{unacknowledged:,} of {sent:,} bytes sent were not acknowledged"
 
 
 def dns_failure(error: socket.gaierror) -> Outcome:

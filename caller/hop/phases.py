@@ -91,6 +91,10 @@ class CallClock:
         """The event loop was late by this much with a step of the phase."""
         self.delays[phase] = self.delays.get(phase, 0.0) + seconds * 1000
 
+    def delays_within(self) -> dict[Phase, float]:
+        """By phase, in ms, at most its duration: the kernel's receive times are of a clock that can be set."""
+        return {phase: min(delay, self.millis.get(f"{phase}_millis", 0.0)) for phase, delay in self.delays.items()}
+
     def finish(self, at: float | None = None) -> None:
         """End the call in the phase that is open. Only the first end counts."""
         if not self.ended:
@@ -102,7 +106,7 @@ class CallClock:
 
     def phases(self, producer_delay: float | None = None, producer_work: float | None = None) -> Phases:
         """The durations; the two of the producer, in ms, divide `wait`."""
-        millis, delays = self.millis, self.delays
+        millis, delays = self.millis, self.delays_within()
         network = None
         if producer_work is not None and "wait_millis" in millis:
             spent = (producer_delay or 0.0) + producer_work + delays.get("wait", 0.0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from caller.hop.connect import Connecting, Trial, address_text
+from caller.hop.connect import AttemptSocket, Connecting, address_text
 from caller.hop.kernel import receive, report_receive_time, tcp_info
 from caller.hop.outcome import ConnectionClosed
 from caller.hop.phases import CallClock
@@ -36,7 +36,7 @@ class Origin(NamedTuple):
     port: int
 
 
-class Wire(httpx.AsyncBaseTransport):
+class HopTransport(httpx.AsyncBaseTransport):
     """Makes calls, each on one connection, and keeps idle connections by origin. A failed call is not repeated.
 
     :param connect_timeout: of TCP and TLS together, over all addresses, in seconds.
@@ -125,7 +125,10 @@ class Wire(httpx.AsyncBaseTransport):
             connection.close()
             return
         self.idle.setdefault(origin, []).append(connection)
-        if self.sweep is None:
+        self.plan_sweep()
+
+    def plan_sweep(self) -> None:
+        if self.idle and self.sweep is None:
             self.sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.close_unusable)
 
     def idle_connection(self, origin: Origin) -> "OpenConnection | None":
@@ -146,14 +149,13 @@ class Wire(httpx.AsyncBaseTransport):
                 connection.close()
             if not self.idle[origin]:
                 del self.idle[origin]
-        if self.idle:
-            self.sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.close_unusable)
+        self.plan_sweep()
 
 
 class OpenConnection:
     """A TCP connection: bytes to and from its socket. What comes in goes to `reader`."""
 
-    def __init__(self, connected: Trial) -> None:
+    def __init__(self, connected: AttemptSocket) -> None:
         self.loop = asyncio.get_running_loop()
         self.sock = sock = connected.sock
         self.reader: Handshake | Exchange | None = None
@@ -176,7 +178,7 @@ class OpenConnection:
         report_receive_time(sock)
         self.loop.add_reader(sock, self.on_readable)
 
-    def connect_delay(self, connected: Trial) -> float:
+    def connect_delay(self, connected: AttemptSocket) -> float:
         """How late the event loop noticed that the connection was open, in seconds: what exceeds the kernel's RTT."""
         info = tcp_info(self.sock)
         if info is None or info.retransmits or connected.ended is None:
@@ -247,8 +249,10 @@ class OpenConnection:
 
     def is_usable(self) -> bool:
         """The same, with a close that the event loop has not noticed yet."""
-        info = tcp_info(self.sock) if self.is_idle_and_open() else None
-        return self.is_idle_and_open() if info is None else info.is_open
+        if not self.is_idle_and_open():
+            return False
+        info = tcp_info(self.sock)
+        return info is None or info.is_open
 
     def report(self, clock: CallClock, error: BaseException | None) -> None:
         """Give the facts of the connection to the call, before the socket is closed."""
@@ -339,14 +343,14 @@ class Exchange(httpx.AsyncByteStream):
     """One request and its reply on a connection. As a stream it is the body of the reply, in one piece."""
 
     def __init__(
-        self, wire: Wire, origin: Origin, connection: OpenConnection, clock: CallClock, *, can_keep: bool
+        self, transport: HopTransport, origin: Origin, connection: OpenConnection, clock: CallClock, *, can_keep: bool
     ) -> None:
-        self.wire = wire
+        self.transport = transport
         self.origin = origin
         self.connection = connection
         self.clock = clock
         self.can_keep = can_keep
-        self.parser = ReplyParser(wire.max_reply_bytes)
+        self.parser = ReplyParser(transport.max_reply_bytes)
         self.error: Exception | None = None
         self.progress: asyncio.Future[None] | None = None
         """Done when the head or the whole of the reply is there, or an error."""
@@ -386,7 +390,7 @@ class Exchange(httpx.AsyncByteStream):
         connection.reader = None
         connection.idle_since = time.perf_counter()
         is_open = self.error is None and connection.send_error is None and not connection.unsent
-        self.wire.release(self.origin, connection, keep=self.can_keep and is_open and parser.keeps_alive)
+        self.transport.release(self.origin, connection, keep=self.can_keep and is_open and parser.keeps_alive)
 
     def on_sent(self, at: float | None) -> None:
         if self.clock.open == "send" and self.connection.send_error is None:

@@ -440,6 +440,17 @@ async def test_an_api_server_that_refuses_connections_cannot_be_reached(mount: M
     assert "ECONNREFUSED" in checks["kubernetes"].evidence
 
 
+async def closing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+
+
+async def test_an_api_server_that_closes_without_a_reply_cannot_be_reached(mount: Mount) -> None:
+    async with listening(closing, mount.tls()) as address:
+        checks = await checks_of(settings_for(mount, address))
+    assert verdicts(checks) == UNREADABLE
+    assert checks["kubernetes"].evidence.endswith(": the connection was closed without a reply")
+
+
 async def test_an_api_server_behind_a_firewall_times_out(mount: Mount) -> None:
     async with swallowing() as address:
         await assert_timed_out(settings_for(mount, address))

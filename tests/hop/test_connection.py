@@ -15,8 +15,9 @@ from caller.hop import wire
 from caller.hop.client import ProducerClient
 from caller.hop.model import ConnectionMode, Hop
 from caller.hop.outcome import Outcome
+from caller.hop.phases import CallClock
 from common.messages import Message
-from tests.hop.test_outcomes import MESSAGE, TIMEOUT_SECONDS, hop_to, millis_by_phase, silent
+from tests.hop.test_outcomes import MESSAGE, TIMEOUT_SECONDS, hop_to, millis_by_phase, observed_outcomes, silent
 from tests.support.servers import accepting, calling, close_with_reset, http_reply, listening, read_request
 
 REPLY = http_reply("503 X", {}, "busy")
@@ -68,8 +69,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def kept(client: ProducerClient) -> int:
     """Number of open connections that no call uses."""
-    assert isinstance(client.wire, wire.Wire)
-    return sum(not connection.is_closed for connections in client.wire.idle.values() for connection in connections)
+    assert isinstance(client.transport, wire.HopTransport)
+    return sum(not connection.is_closed for connections in client.transport.idle.values() for connection in connections)
 
 
 # Which connection
@@ -199,8 +200,8 @@ async def test_idle_connections_are_closed_without_a_further_call(monkeypatch: p
         await asyncio.gather(*(call(client) for _ in range(5)))
         assert kept(client) == 5
         await until(lambda: server.ended == 5)
-        assert isinstance(client.wire, wire.Wire)
-        assert (client.wire.idle, client.wire.sweep) == ({}, None)
+        assert isinstance(client.transport, wire.HopTransport)
+        assert (client.transport.idle, client.transport.sweep) == ({}, None)
         assert (await call(client)).outcome is Outcome.PROXY_ERROR
 
 
@@ -403,3 +404,31 @@ async def test_without_other_work_no_phase_is_delayed() -> None:
     assert [] in [[phase for phase in hop.phases.delayed_phases if phase == "wait"] for hop in hops]
     delays = [hop.phases.event_loop_delay_millis for hop in hops if hop.phases.event_loop_delay_millis is not None]
     assert min(delays) < 2
+
+
+def test_a_delay_is_never_longer_than_its_phase() -> None:
+    """The kernel's receive times are of the system's clock, which NTP may set during a call."""
+    clock = CallClock()
+    clock.close("wait", "body", at=clock.started + 0.05, delay=3600)
+    phases = clock.phases(producer_delay=0, producer_work=10)
+    assert phases.event_loop_delay_millis == phases.wait_millis == pytest.approx(50)
+
+
+async def test_a_header_with_a_line_break_is_not_sent() -> None:
+    server = Server()
+    inbound = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "a=b\r\nx-injected: c"}
+    async with listening(server) as address, calling(address) as client:
+        with pytest.raises(ValueError, match="a header contains a line break"):
+            await client.call(MESSAGE, client.settings.producer_url, inbound=inbound)
+    assert server.requests == []
+
+
+async def test_a_call_that_is_cancelled_while_its_large_reply_waits_is_counted() -> None:
+    large = http_reply("503 X", {}, "x" * 100_000)
+    async with listening(Server(reply=large)) as address, calling(address) as client, client.large_replies:
+        call = asyncio.create_task(client.call(MESSAGE, client.settings.producer_url))
+        await asyncio.sleep(0.3)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert observed_outcomes(client) == {"cancelled": 1}

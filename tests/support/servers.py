@@ -21,10 +21,11 @@ from caller.hop.client import ProducerClient
 from caller.hop.metrics import HopMetrics
 from caller.hop.resolver import Addresses, Resolver
 from caller.hop.tls import tls_context
-from caller.hop.wire import Wire
+from caller.hop.wire import HopTransport
 from caller.settings import Settings as CallerSettings
 from common.cluster import Identity
 from common.middleware.draining import Lifecycle
+from lab.processes import full_queue
 from producer.app import create_app as create_producer
 from producer.settings import Settings as ProducerSettings
 
@@ -120,8 +121,10 @@ async def calling_one_of(*addresses: str, **settings: Any) -> AsyncIterator[Prod
     """The caller's client; the name of its target has these addresses (`host:port`)."""
     chosen = caller_settings("http://producer.test", **settings)
     resolver = FixedResolver(*addresses)
-    async with Wire(resolver, tls_context(chosen), chosen.connect_timeout_seconds, chosen.max_reply_bytes) as wire:
-        yield ProducerClient(chosen, Identity(chosen), HopMetrics(CollectorRegistry()), wire, resolver)
+    async with HopTransport(
+        resolver, tls_context(chosen), chosen.connect_timeout_seconds, chosen.max_reply_bytes
+    ) as transport:
+        yield ProducerClient(chosen, Identity(chosen), HopMetrics(CollectorRegistry()), transport, resolver)
 
 
 @asynccontextmanager
@@ -201,18 +204,6 @@ def http_reply(status: str, headers: dict[str, str], body: str) -> bytes:
 @asynccontextmanager
 async def swallowing() -> AsyncIterator[str]:
     """A port whose accept queue is full, so that the kernel drops further SYNs; its host:port."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    fillers = []
-    try:
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            fillers.append(filler)
+    with full_queue() as port:
         await asyncio.sleep(0.05)
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        for open_socket in (*fillers, listener):
-            open_socket.close()
+        yield f"127.0.0.1:{port}"
